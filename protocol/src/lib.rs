@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The messages between nerite's processes, and nothing else.
+//!
+//! ```text
+//!  keeper ──control socketpair (`control`)──▶ nerite-vmm
+//!     │                                          │ virtio-vsock
+//!     └──ttrpc: Task, Sandbox (`agent`)──────────┴──────▶ agent
+//! ```
+//!
+//! The keeper's two peers speak two languages on purpose: the VMM gets a few
+//! plain messages with descriptors beside them and links no RPC code; the
+//! agent speaks containerd's own Task service, so that the keeper forwards
+//! instead of translating.
+
+#[cfg(feature = "rpc")]
+pub mod agent;
+pub mod control;
+pub mod oci;
+pub mod stream;
+pub mod timeline;

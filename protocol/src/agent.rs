@@ -1,0 +1,53 @@
+//! The agent's services: containerd's Task service for containers and
+//! processes, and `nerite.agent.v1.Sandbox` for the rest.
+//!
+//! Conventions that the definitions cannot express:
+//!
+//! - `CreateTaskRequest.options` carries the OCI runtime configuration as
+//!   JSON under [`SPEC_TYPE_URL`]; `ExecProcessRequest.spec` carries an OCI
+//!   `process` under [`PROCESS_TYPE_URL`] (containerd's own URLs).
+//! - `stdin`, `stdout` and `stderr` are [`crate::stream::StreamAddress`]es:
+//!   `vsock:PORT`, to which the agent connects once. Empty: `/dev/null`.
+//!   With a terminal, output goes to `stdout` only.
+//! - `CreateTaskRequest.rootfs` is read from first to last:
+//!   any number of `erofs` mounts whose source is `slot:N` (uppermost layer
+//!   first), then optionally one `overlay` whose upper layer is a tmpfs in
+//!   the guest. Without the `overlay` there is exactly one `erofs` mount and
+//!   the root is read-only.
+//! - `Start` that fails because the program does not exist answers
+//!   `NOT_FOUND`, because it cannot be executed `PERMISSION_DENIED`.
+//! - Events carry containerd's topics; `TaskOOM` precedes its `TaskExit`.
+//!   A `TaskExit` is sent when the process exits, not when its streams end.
+//! - `WaitResponse.exit_status` and `TaskExit.exit_status` are 0–255, or 128
+//!   plus the signal.
+
+pub use containerd_shim_protos::{api, shim_async as task, topics};
+
+/// Type URL of an OCI runtime configuration in an `Any`, value in JSON.
+pub const SPEC_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// Type URL of an OCI process in an `Any`, value in JSON.
+pub const PROCESS_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// `nerite.agent.v1`, generated from `proto/nerite/agent/v1/sandbox.proto`.
+pub mod sandbox {
+    #![allow(
+        warnings,
+        clippy::all,
+        clippy::pedantic,
+        clippy::restriction,
+        missing_docs
+    )]
+
+    pub use self::sandbox::*;
+    pub use self::service::*;
+
+    // The generated service names its messages `super::sandbox`.
+    mod sandbox {
+        include!(concat!(env!("OUT_DIR"), "/sandbox.rs"));
+    }
+
+    mod service {
+        include!(concat!(env!("OUT_DIR"), "/sandbox_ttrpc.rs"));
+    }
+}
