@@ -1,1 +1,18 @@
-//! Placeholder.
+//! nerite's core: one sandbox with containers in it, and the keeper that owns
+//! everything the sandbox costs the host.
+//!
+//! ```text
+//!  doors (command line, later the shim)      this library             other processes
+//!  ───────────────────────────────────▶ Sandbox ─┬─ Vmm ──control──▶ nerite-vmm
+//!                                                └─ ttrpc over a stream ──▶ agent
+//! ```
+//!
+//! The doors parse and call; no feature exists behind one door only.
+
+pub mod assets;
+pub mod check;
+pub mod sandbox;
+pub mod size;
+pub mod spec;
+pub mod trace;
+pub mod vmm;

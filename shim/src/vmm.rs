@@ -1,0 +1,225 @@
+//! One `nerite-vmm` process as its keeper sees it.
+//!
+//! The process gets one end of a control socketpair as its standard input and
+//! nothing else; all it ever uses is sent there. It dies with this struct:
+//! dropping it kills the process and does not wait, because freeing a virtual
+//! machine takes the host's kernel tens of milliseconds of grace periods
+//! (PERF-12) that no caller should pay for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use protocol::control::{
+    self, ControlError, Fd, FromVmm, MAX_DESCRIPTORS, MachineConfig, PmemConfig, StreamConfig,
+    ToVmm,
+};
+use protocol::stream::HostPort;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Something that went wrong with the VMM process.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// It could not be started.
+    #[error("start {}", path.display())]
+    Spawn {
+        /// The program.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// It could not be spoken to.
+    #[error("talk to nerite-vmm")]
+    Control {
+        /// What failed.
+        source: ControlError,
+    },
+    /// It ended without a word.
+    #[error("nerite-vmm {}", describe_status(*status))]
+    Died {
+        /// How.
+        status: ExitStatus,
+    },
+    /// More streams or images than fit into one message.
+    #[error("a machine cannot start with {count} descriptors, only with {MAX_DESCRIPTORS}")]
+    TooManyDescriptors {
+        /// How many.
+        count: usize,
+    },
+}
+
+fn describe_status(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("ended with status {code} and gave no reason"),
+        (None, None) => "ended and gave no reason".into(),
+    }
+}
+
+/// What the machine is made of, descriptors borrowed from the keeper.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// Guest RAM in bytes, a multiple of 2 MiB.
+    pub memory: u64,
+    /// Most processors.
+    pub vcpus: u8,
+    /// `/dev/kvm`.
+    pub kvm: BorrowedFd<'a>,
+    /// The kernel.
+    pub kernel: BorrowedFd<'a>,
+    /// Read-only images, slot 0 first.
+    pub pmem: Vec<BorrowedFd<'a>>,
+    /// Streams that exist from the first instruction.
+    pub streams: Vec<(HostPort, BorrowedFd<'a>)>,
+    /// Where the boot log goes.
+    pub console: Option<BorrowedFd<'a>>,
+    /// Words for the kernel's command line.
+    pub kernel_arguments: Vec<String>,
+}
+
+/// A running `nerite-vmm`.
+#[derive(Debug)]
+pub struct Vmm {
+    child: Child,
+    control: AsyncFd<OwnedFd>,
+}
+
+impl Vmm {
+    /// Starts the program. Needs a tokio runtime with I/O around it.
+    ///
+    /// # Errors
+    ///
+    /// [`VmmError::Spawn`].
+    pub fn spawn(program: &Path) -> Result<Self, VmmError> {
+        let failed = |source| VmmError::Spawn { path: program.into(), source };
+        let (keeper, vmm) = control::pair().map_err(failed)?;
+        let child = Command::new(program)
+            .arg0("nerite-vmm")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(vmm))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(failed)?;
+        let control = AsyncFd::new(keeper).map_err(failed)?;
+        Ok(Self { child, control })
+    }
+
+    /// The process id, for the curious.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Builds and runs a machine.
+    ///
+    /// # Errors
+    ///
+    /// [`VmmError`], when it cannot even be told.
+    pub async fn start(&self, machine: &Machine<'_>) -> Result<(), VmmError> {
+        let mut descriptors = Vec::new();
+        let mut add = |descriptor| {
+            descriptors.push(descriptor);
+            Fd(descriptors.len() - 1)
+        };
+        let config = MachineConfig {
+            memory: machine.memory,
+            vcpus: machine.vcpus,
+            kvm: add(machine.kvm),
+            kernel: add(machine.kernel),
+            pmem: machine.pmem.iter().map(|&image| PmemConfig { image: add(image) }).collect(),
+            streams: machine
+                .streams
+                .iter()
+                .map(|&(port, socket)| StreamConfig { port, socket: add(socket) })
+                .collect(),
+            console: machine.console.map(&mut add),
+            kernel_arguments: machine.kernel_arguments.clone(),
+        };
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Err(VmmError::TooManyDescriptors { count: descriptors.len() });
+        }
+        self.send(&ToVmm::Start(config), &descriptors).await
+    }
+
+    /// Asks for the speed of this KVM; the answer is the next message.
+    ///
+    /// # Errors
+    ///
+    /// [`VmmError`].
+    pub async fn probe(&self, kvm: BorrowedFd<'_>) -> Result<(), VmmError> {
+        self.send(&ToVmm::Probe { kvm: Fd(0) }, &[kvm]).await
+    }
+
+    /// Gives the guest one more stream; returns the keeper's end of it.
+    ///
+    /// # Errors
+    ///
+    /// [`VmmError`].
+    pub async fn add_stream(&self, port: HostPort) -> Result<UnixStream, VmmError> {
+        let (ours, theirs) = UnixStream::pair()
+            .map_err(|source| VmmError::Control { source: ControlError::Io { act: "make a stream for", source } })?;
+        let stream = StreamConfig { port, socket: Fd(0) };
+        self.send(&ToVmm::Stream(stream), &[theirs.as_fd()]).await?;
+        Ok(ours)
+    }
+
+    /// The VMM's next message.
+    ///
+    /// # Errors
+    ///
+    /// [`VmmError::Died`] when it ended without one.
+    pub async fn next(&mut self) -> Result<FromVmm, VmmError> {
+        let received = self
+            .control
+            .async_io(Interest::READABLE, |socket| {
+                match control::receive::<FromVmm>(socket.as_fd()) {
+                    Err(error) if error.would_block() => Err(io::ErrorKind::WouldBlock.into()),
+                    done => Ok(done),
+                }
+            })
+            .await
+            .unwrap_or_else(|source| Err(ControlError::Io { act: "wait for", source }));
+        match received {
+            Ok((message, _)) => Ok(message),
+            Err(ControlError::Closed) => {
+                let status = self
+                    .child
+                    .wait()
+                    .map_err(|source| VmmError::Control { source: ControlError::Io { act: "wait for the end after", source } })?;
+                Err(VmmError::Died { status })
+            }
+            Err(source) => Err(VmmError::Control { source }),
+        }
+    }
+
+    async fn send(
+        &self,
+        message: &ToVmm,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), VmmError> {
+        self.control
+            .async_io(Interest::WRITABLE, |socket| {
+                match control::send(socket.as_fd(), message, descriptors) {
+                    Err(error) if error.would_block() => Err(io::ErrorKind::WouldBlock.into()),
+                    done => Ok(done),
+                }
+            })
+            .await
+            .unwrap_or_else(|source| Err(ControlError::Io { act: "send", source }))
+            .map_err(|source| VmmError::Control { source })
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // An error means that it is dead already.
+        let _ = self.child.kill();
+        let _ = self.child.try_wait();
+    }
+}
