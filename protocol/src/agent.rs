@@ -21,6 +21,9 @@
 //! - `WaitResponse.exit_status` and `TaskExit.exit_status` are 0–255, or 128
 //!   plus the signal.
 
+pub use containerd_shim_protos::cgroups_v2::metrics;
+pub use containerd_shim_protos::events::task as events;
+pub use containerd_shim_protos::shim::oci as runc;
 pub use containerd_shim_protos::{api, shim_async as task, topics};
 
 /// Type URL of an OCI runtime configuration in an `Any`, value in JSON.
@@ -28,6 +31,10 @@ pub const SPEC_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec
 
 /// Type URL of an OCI process in an `Any`, value in JSON.
 pub const PROCESS_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// Type URL of OCI resources in an `Any`, value in JSON (`Update`).
+pub const RESOURCES_TYPE_URL: &str =
+    "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 /// `nerite.agent.v1`, generated from `proto/nerite/agent/v1/sandbox.proto`.
 pub mod sandbox {

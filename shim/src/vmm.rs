@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::control::{
     self, ControlError, Fd, FromVmm, MAX_DESCRIPTORS, MachineConfig, PmemConfig, StreamConfig,
@@ -84,7 +85,8 @@ pub struct Machine<'a> {
 /// A running `nerite-vmm`.
 #[derive(Debug)]
 pub struct Vmm {
-    child: Child,
+    child: Mutex<Child>,
+    id: u32,
     control: AsyncFd<OwnedFd>,
 }
 
@@ -106,14 +108,14 @@ impl Vmm {
             .stderr(Stdio::inherit())
             .spawn()
             .map_err(failed)?;
-        let control = AsyncFd::new(keeper).map_err(failed)?;
-        Ok(Self { child, control })
+        let control = sys::watch(keeper).map_err(failed)?;
+        Ok(Self { id: child.id(), child: Mutex::new(child), control })
     }
 
     /// The process id, for the curious.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.id
     }
 
     /// Builds and runs a machine.
@@ -174,7 +176,7 @@ impl Vmm {
     /// # Errors
     ///
     /// [`VmmError::Died`] when it ended without one.
-    pub async fn next(&mut self) -> Result<FromVmm, VmmError> {
+    pub async fn next(&self) -> Result<FromVmm, VmmError> {
         let received = self
             .control
             .async_io(Interest::READABLE, |socket| {
@@ -189,13 +191,25 @@ impl Vmm {
             Ok((message, _)) => Ok(message),
             Err(ControlError::Closed) => {
                 let status = self
-                    .child
+                    .child()
                     .wait()
                     .map_err(|source| VmmError::Control { source: ControlError::Io { act: "wait for the end after", source } })?;
                 Err(VmmError::Died { status })
             }
             Err(source) => Err(VmmError::Control { source }),
         }
+    }
+
+    /// Kills the process without waiting for its end.
+    pub fn kill(&self) {
+        let mut child = self.child();
+        // An error means that it is dead already.
+        let _ = child.kill();
+        let _ = child.try_wait();
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(
@@ -218,8 +232,21 @@ impl Vmm {
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        // An error means that it is dead already.
-        let _ = self.child.kill();
-        let _ = self.child.try_wait();
+        self.kill();
+    }
+}
+
+mod sys {
+    //! Watching a descriptor, which tokio cannot know to stay open.
+
+    use std::io;
+    use std::os::fd::OwnedFd;
+
+    use tokio::io::unix::AsyncFd;
+
+    pub(super) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+        // SAFETY: an `OwnedFd` always returns the same descriptor and keeps it
+        // open until it is dropped, which `AsyncFd` does after deregistering.
+        unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
     }
 }

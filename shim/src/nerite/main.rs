@@ -7,6 +7,10 @@ mod check;
 mod cli;
 mod generate;
 mod output;
+mod progress;
+mod signals;
+mod streams;
+mod terminal;
 mod trace;
 mod try_image;
 

@@ -26,3 +26,27 @@ pub(crate) fn note(line: impl Display) {
 pub(crate) fn error(error: &anyhow::Error) {
     note(format_args!("nerite: {error:#}"));
 }
+
+/// Text that may come from a guest, made harmless for a terminal: control
+/// characters are written out, quotes stay as they are.
+pub(crate) fn printable(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            result.extend(character.escape_default());
+        } else {
+            result.push(character);
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printable_writes_control_characters_out() {
+        assert_eq!(printable("a \"b\" \u{1b}[2Jc\n"), "a \"b\" \\u{1b}[2Jc\\n");
+    }
+}

@@ -1,0 +1,1 @@
+//! A bar for work that takes long enough to wonder about.

@@ -1,0 +1,555 @@
+//! One sandbox: a virtual machine, its agent, the containers in it.
+//!
+//! ```text
+//!            ┌── monitor task: VMM's messages ──▶ `end` (how the machine ended), clock
+//!  Sandbox ──┤
+//!            └── ttrpc client ══ stream AGENT ══▶ agent, Task and Sandbox services
+//! ```
+//!
+//! Requests are written to the agent's stream before the guest even runs; the
+//! VMM delivers them when the agent connects. So nothing here dials, retries
+//! or waits for readiness: the first answer is the readiness. Every call ends
+//! with the machine: whatever kills it is what the caller gets to read, not
+//! the broken stream that follows from it.
+
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use protobuf::{Message, MessageField};
+use protocol::agent::api::{
+    CreateTaskRequest, DeleteRequest, KillRequest, Mount, ResizePtyRequest, StartRequest,
+};
+use protocol::agent::events::TaskExit;
+use protocol::agent::sandbox::{
+    NextEventsRequest, OnlineCpusRequest, SandboxClient, TimelineRequest,
+};
+use protocol::agent::task::TaskClient;
+use protocol::agent::{SPEC_TYPE_URL, topics};
+use protocol::control::{Exit, ExitReason, FromVmm};
+use protocol::oci;
+use protocol::stream::{HostPort, StreamAddress};
+use protocol::timeline::{GuestClock, Point};
+use tokio::sync::watch;
+use ttrpc::asynchronous::transport::Socket;
+use ttrpc::context::Context;
+use ttrpc::r#async::Client;
+
+use crate::assets::{AssetError, Assets};
+use crate::size::ByteSize;
+use crate::vmm::{Machine, Vmm, VmmError};
+
+/// How long a guest may take from its first instruction to its first answer.
+/// Ordinary boots take a tenth of a second; a host so overloaded that this
+/// passes is reported, not waited for.
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long after a broken stream the VMM's own account of it may take.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A sandbox that failed, or refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// nerite's own files.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// The VMM process.
+    #[error(transparent)]
+    Vmm(#[from] Arc<VmmError>),
+    /// The machine has ended.
+    #[error("{}", .0.reason)]
+    Ended(Exit),
+    /// The agent refused; its sentence.
+    #[error("{message}")]
+    Refused {
+        /// ttrpc's code.
+        code: ttrpc::Code,
+        /// What the agent says.
+        message: String,
+    },
+    /// The agent's answer cannot be had or read.
+    #[error("ask the agent in the guest to {act}")]
+    Agent {
+        /// What was asked.
+        act: &'static str,
+        /// What failed.
+        source: ttrpc::Error,
+    },
+    /// No answer in time.
+    #[error("the guest did not answer within {} s of its start", BOOT_DEADLINE.as_secs())]
+    Deadline,
+    /// A host resource.
+    #[error("{act}")]
+    Host {
+        /// What was tried.
+        act: String,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl From<VmmError> for SandboxError {
+    fn from(error: VmmError) -> Self {
+        Self::Vmm(Arc::new(error))
+    }
+}
+
+/// What a sandbox's machine is to be.
+#[derive(Debug)]
+pub struct SandboxConfig {
+    /// Guest RAM.
+    pub memory: ByteSize,
+    /// Most processors.
+    pub vcpus: u8,
+    /// The container's read-only layers, uppermost first, as EROFS images.
+    pub layers: Vec<File>,
+    /// Where the boot log goes.
+    pub console: Option<File>,
+    /// Words for the kernel's command line.
+    pub kernel_arguments: Vec<String>,
+}
+
+/// Standard streams that a process is to have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StdioRequest {
+    /// Standard input; without it the process reads `/dev/null`.
+    pub stdin: bool,
+    /// One terminal instead of separate output streams.
+    pub terminal: bool,
+}
+
+/// The keeper's ends of a process's standard streams.
+#[derive(Debug)]
+pub struct Stdio {
+    /// To the process; closing it ends its input.
+    pub stdin: Option<UnixStream>,
+    /// From the process.
+    pub stdout: UnixStream,
+    /// From the process; absent with a terminal.
+    pub stderr: Option<UnixStream>,
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ContainerExit {
+    /// 0–255, or 128 plus the signal.
+    pub status: u8,
+    /// The guest's kernel killed something in it for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// How the machine ended: the VMM's report, or how the VMM itself died.
+type End = Result<Exit, Arc<VmmError>>;
+
+/// A running sandbox. Dropping it ends everything in it.
+pub struct Sandbox {
+    vmm: Arc<Vmm>,
+    monitor: tokio::task::JoinHandle<()>,
+    end: watch::Receiver<Option<End>>,
+    clock: Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>,
+    tasks: TaskClient,
+    agent: SandboxClient,
+    next_port: AtomicU32,
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The generated clients have no form of their own.
+        f.debug_struct("Sandbox").field("vmm", &self.vmm).finish_non_exhaustive()
+    }
+}
+
+/// Reads the VMM's messages until the last.
+struct Monitor {
+    vmm: Arc<Vmm>,
+    end: watch::Sender<Option<End>>,
+    clock: Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>,
+}
+
+impl Monitor {
+    async fn run(self) {
+        let end = loop {
+            match self.vmm.next().await {
+                Ok(FromVmm::Running { clock, points }) => {
+                    *self.clock.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((clock, points));
+                }
+                Ok(FromVmm::Probed(_)) => {}
+                Ok(FromVmm::Exited(exit)) => break Ok(exit),
+                Err(error) => break Err(Arc::new(error)),
+            }
+        };
+        self.end.send_replace(Some(end));
+    }
+}
+
+impl Sandbox {
+    /// Tells a VMM process what to run and returns at once; the guest boots
+    /// while the caller asks for its first container.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`] when the VMM cannot be told.
+    pub async fn start(
+        vmm: Vmm,
+        assets: &Assets,
+        kvm: &File,
+        config: SandboxConfig,
+    ) -> Result<Self, SandboxError> {
+        let kernel = assets.open_kernel()?;
+        let os_layer = assets.open_os_layer()?;
+        let (keeper, guest) = stream_pair()?;
+        let mut pmem = vec![os_layer.as_fd()];
+        pmem.extend(config.layers.iter().map(AsFd::as_fd));
+        vmm.start(&Machine {
+            memory: config.memory.0,
+            vcpus: config.vcpus,
+            kvm: kvm.as_fd(),
+            kernel: kernel.as_fd(),
+            pmem,
+            streams: vec![(HostPort::AGENT, guest.as_fd())],
+            console: config.console.as_ref().map(AsFd::as_fd),
+            kernel_arguments: config.kernel_arguments,
+        })
+        .await?;
+        let vmm = Arc::new(vmm);
+        let (end_sender, end) = watch::channel(None);
+        let clock = Arc::new(Mutex::new(None));
+        let monitor = Monitor { vmm: vmm.clone(), end: end_sender, clock: clock.clone() };
+        let monitor = tokio::spawn(monitor.run());
+        let client = client(keeper)?;
+        Ok(Self {
+            vmm,
+            monitor,
+            end,
+            clock,
+            tasks: TaskClient::new(client.clone()),
+            agent: SandboxClient::new(client),
+            next_port: AtomicU32::new(HostPort::FIRST_STREAM.0),
+        })
+    }
+
+    /// Creates a container whose root is the sandbox's layers with a writable
+    /// layer in guest memory above them, unless `spec` wants it read-only.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Refused`] with the agent's sentence, or the machine's end.
+    pub async fn create(
+        &self,
+        id: &str,
+        spec: &oci::Spec,
+        layers: usize,
+        stdio: StdioRequest,
+    ) -> Result<Stdio, SandboxError> {
+        let (request_stdin, stdin) = self.optional_stream(stdio.stdin).await?;
+        let (request_stdout, stdout) = self.stream().await?;
+        let (request_stderr, stderr) = self.optional_stream(!stdio.terminal).await?;
+        let read_only = spec.root.as_ref().is_some_and(|root| root.readonly);
+        let request = CreateTaskRequest {
+            id: id.into(),
+            rootfs: root_mounts(layers, read_only),
+            terminal: stdio.terminal,
+            stdin: request_stdin,
+            stdout: request_stdout,
+            stderr: request_stderr,
+            options: MessageField::some(spec_any(spec)?),
+            ..CreateTaskRequest::default()
+        };
+        let boot = tokio::time::sleep(BOOT_DEADLINE);
+        let answer = self.call("create a container", self.tasks.create(Context::default(), &request));
+        tokio::select! {
+            answer = answer => answer?,
+            () = boot => return Err(SandboxError::Deadline),
+        };
+        Ok(Stdio { stdin, stdout, stderr })
+    }
+
+    /// Starts a created container's process; returns its id in the guest.
+    ///
+    /// # Errors
+    ///
+    /// `NOT_FOUND` when the program does not exist, `PERMISSION_DENIED` when
+    /// it cannot be executed, as [`SandboxError::Refused`].
+    pub async fn start_container(&self, id: &str) -> Result<u32, SandboxError> {
+        let request = StartRequest { id: id.into(), ..StartRequest::default() };
+        let answer =
+            self.call("start a container", self.tasks.start(Context::default(), &request)).await?;
+        Ok(answer.pid)
+    }
+
+    /// Sends a signal to a container's first process, or to all in it.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`].
+    pub async fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), SandboxError> {
+        let request = KillRequest {
+            id: id.into(),
+            signal: signal.unsigned_abs(),
+            all,
+            ..KillRequest::default()
+        };
+        self.call("send a signal", self.tasks.kill(Context::default(), &request)).await?;
+        Ok(())
+    }
+
+    /// Sets a container's terminal size.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`].
+    pub async fn resize(&self, id: &str, size: oci::ConsoleSize) -> Result<(), SandboxError> {
+        let request = ResizePtyRequest {
+            id: id.into(),
+            width: size.width.into(),
+            height: size.height.into(),
+            ..ResizePtyRequest::default()
+        };
+        self.call("resize a terminal", self.tasks.resize_pty(Context::default(), &request)).await?;
+        Ok(())
+    }
+
+    /// Removes a container that has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`].
+    pub async fn delete(&self, id: &str) -> Result<(), SandboxError> {
+        let request = DeleteRequest { id: id.into(), ..DeleteRequest::default() };
+        self.call("delete a container", self.tasks.delete(Context::default(), &request)).await?;
+        Ok(())
+    }
+
+    /// Brings `count` processors online; answers when they run.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`].
+    pub async fn online_cpus(&self, count: u8) -> Result<(), SandboxError> {
+        let request = OnlineCpusRequest { count: count.into(), ..OnlineCpusRequest::default() };
+        let call = self.agent.online_cpus(Context::default(), &request);
+        self.call("bring processors online", call).await?;
+        Ok(())
+    }
+
+    /// Waits until a container's first process has exited.
+    ///
+    /// # Errors
+    ///
+    /// The machine's end, when that comes first.
+    pub async fn wait(&self, id: &str) -> Result<ContainerExit, SandboxError> {
+        let mut out_of_memory = false;
+        let mut after = 0;
+        loop {
+            let request = NextEventsRequest { after, ..NextEventsRequest::default() };
+            let call = self.agent.next_events(Context::default(), &request);
+            for event in self.call("report events", call).await?.events {
+                after = event.sequence;
+                if event.topic == topics::TASK_OOM_EVENT_TOPIC {
+                    out_of_memory = true;
+                } else if event.topic == topics::TASK_EXIT_EVENT_TOPIC {
+                    let exit = TaskExit::parse_from_bytes(&event.payload).map_err(|error| {
+                        SandboxError::Agent {
+                            act: "report an exit",
+                            source: ttrpc::Error::Others(error.to_string()),
+                        }
+                    })?;
+                    if exit.container_id == id && exit.id == id {
+                        let status = u8::try_from(exit.exit_status).unwrap_or(u8::MAX);
+                        return Ok(ContainerExit { status, out_of_memory });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The points of VMM and guest on the host's clock.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError`].
+    pub async fn timeline(&self) -> Result<Vec<Point>, SandboxError> {
+        let request = TimelineRequest::default();
+        let call = self.agent.timeline(Context::default(), &request);
+        let guest = self.call("report its timeline", call).await?;
+        let known = self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some((clock, mut points)) = known else { return Ok(Vec::new()) };
+        points.extend(guest.points.into_iter().map(|point| Point {
+            ns: clock.host_ns(point.tsc),
+            name: point.name,
+        }));
+        Ok(points)
+    }
+
+    /// The VMM's process id.
+    #[must_use]
+    pub fn vmm_id(&self) -> u32 {
+        self.vmm.id()
+    }
+
+    async fn optional_stream(
+        &self,
+        wanted: bool,
+    ) -> Result<(String, Option<UnixStream>), SandboxError> {
+        if !wanted {
+            return Ok((String::new(), None));
+        }
+        let (address, stream) = self.stream().await?;
+        Ok((address, Some(stream)))
+    }
+
+    async fn stream(&self) -> Result<(String, UnixStream), SandboxError> {
+        let port = HostPort(self.next_port.fetch_add(1, Ordering::Relaxed));
+        let stream = match self.vmm.add_stream(port).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.last_words().await.unwrap_or_else(|| error.into())),
+        };
+        Ok((StreamAddress(port).to_string(), stream))
+    }
+
+    /// Awaits an answer for as long as the machine lives.
+    async fn call<T>(
+        &self,
+        act: &'static str,
+        answer: impl Future<Output = ttrpc::Result<T>>,
+    ) -> Result<T, SandboxError> {
+        let answer = pin!(answer);
+        let mut end = self.end.clone();
+        let result = tokio::select! {
+            biased;
+            result = answer => result,
+            _ = end.wait_for(Option::is_some) => return Err(self.ended()),
+        };
+        match result {
+            Ok(answer) => Ok(answer),
+            Err(ttrpc::Error::RpcStatus(status)) => {
+                Err(SandboxError::Refused { code: status.code(), message: status.message })
+            }
+            Err(source) => {
+                Err(self.last_words().await.unwrap_or(SandboxError::Agent { act, source }))
+            }
+        }
+    }
+
+    /// How the machine ended, if it says so soon.
+    async fn last_words(&self) -> Option<SandboxError> {
+        let mut end = self.end.clone();
+        let said = tokio::time::timeout(LAST_WORDS_DEADLINE, end.wait_for(Option::is_some)).await;
+        matches!(said, Ok(Ok(_))).then(|| self.ended())
+    }
+
+    fn ended(&self) -> SandboxError {
+        match &*self.end.borrow() {
+            Some(Ok(exit)) => SandboxError::Ended(exit.clone()),
+            Some(Err(error)) => SandboxError::Vmm(error.clone()),
+            None => SandboxError::Ended(Exit { reason: ExitReason::KeeperGone, console: vec![] }),
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.monitor.abort();
+        self.vmm.kill();
+    }
+}
+
+/// The layers as the agent wants them told (protocol::agent): OS layer in
+/// slot 0, the container's layers from slot 1.
+fn root_mounts(layers: usize, read_only: bool) -> Vec<Mount> {
+    let mut mounts: Vec<Mount> = (1..=layers)
+        .map(|slot| Mount {
+            type_: "erofs".into(),
+            source: format!("slot:{slot}"),
+            options: vec!["ro".into()],
+            ..Mount::default()
+        })
+        .collect();
+    if !read_only || layers > 1 {
+        mounts.push(Mount {
+            type_: "overlay".into(),
+            source: "overlay".into(),
+            options: vec![if read_only { "ro".into() } else { "rw".into() }],
+            ..Mount::default()
+        });
+    }
+    mounts
+}
+
+fn spec_any(
+    spec: &oci::Spec,
+) -> Result<protobuf::well_known_types::any::Any, SandboxError> {
+    let value = serde_json::to_vec(spec).map_err(|error| SandboxError::Host {
+        act: "write the container's configuration as JSON".into(),
+        source: error.into(),
+    })?;
+    Ok(protobuf::well_known_types::any::Any {
+        type_url: SPEC_TYPE_URL.into(),
+        value,
+        ..Default::default()
+    })
+}
+
+fn stream_pair() -> Result<(UnixStream, UnixStream), SandboxError> {
+    UnixStream::pair()
+        .map_err(|source| SandboxError::Host { act: "make a stream to the guest".into(), source })
+}
+
+fn client(stream: UnixStream) -> Result<Client, SandboxError> {
+    let failed =
+        |source| SandboxError::Host { act: "open the stream to the agent".into(), source };
+    stream.set_nonblocking(true).map_err(failed)?;
+    let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
+    Ok(Client::new(Socket::new(stream)))
+}
+
+/// Opens `/dev/kvm`.
+///
+/// # Errors
+///
+/// A sentence that says what to do.
+pub fn open_kvm() -> Result<File, SandboxError> {
+    let path = PathBuf::from("/dev/kvm");
+    File::options().read(true).write(true).open(&path).map_err(|source| {
+        let act = match source.kind() {
+            io::ErrorKind::NotFound => {
+                "open /dev/kvm: this host has no KVM; enable virtualization in its firmware, or \
+                 nested virtualization if it is a virtual machine, and see `nerite check`"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "open /dev/kvm: join the group that owns it (`usermod -aG kvm USER`) or run as root"
+            }
+            _ => "open /dev/kvm; see `nerite check`",
+        };
+        SandboxError::Host { act: act.into(), source }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_of_one_read_only_layer_needs_no_overlay() {
+        let kinds = |layers, read_only| -> Vec<String> {
+            root_mounts(layers, read_only)
+                .into_iter()
+                .map(|mount| format!("{} {} {}", mount.type_, mount.source, mount.options[0]))
+                .collect()
+        };
+        assert_eq!(kinds(1, true), ["erofs slot:1 ro"]);
+        assert_eq!(kinds(1, false), ["erofs slot:1 ro", "overlay overlay rw"]);
+        assert_eq!(
+            kinds(2, true),
+            ["erofs slot:1 ro", "erofs slot:2 ro", "overlay overlay ro"]
+        );
+    }
+}
