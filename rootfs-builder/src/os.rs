@@ -1,13 +1,18 @@
 //! The OS layer: the agent as `/init` and the directories that it mounts on.
+//!
+//! Nothing else is in it: no shell, no library, no device node (the kernel
+//! mounts devtmpfs on `/dev` itself). Equal agents give equal bytes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::erofs::{StoreError, Writer};
+use crate::tree::{Content, Entry, Meta, Names, NodeId, Tree};
 
 /// Directories that the kernel and the agent need, with their modes.
-const DIRECTORIES: [(&str, u32); 5] = [
+const DIRECTORIES: [(&str, u16); 5] = [
     ("dev", 0o755),
     ("proc", 0o555),
     ("run", 0o755),
@@ -15,63 +20,85 @@ const DIRECTORIES: [(&str, u32); 5] = [
     ("tmp", 0o1777),
 ];
 
-/// An OS layer that could not be built.
+/// An OS layer that was not built. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum OsError {
-    /// A file or directory cannot be read or written.
-    #[error("{act} {}", path.display())]
-    Io {
-        /// What was tried.
-        act: &'static str,
-        /// With which file.
+    /// The agent's binary cannot be read.
+    #[error("read the agent {}", path.display())]
+    Agent {
+        /// Which file.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
     },
-    /// `mkfs.erofs` failed.
-    #[error("run mkfs.erofs: {0}")]
-    Mkfs(String),
+    /// It is not a regular file with contents.
+    #[error("the agent {} is not a file with contents", path.display())]
+    NoAgent {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The image cannot be written.
+    #[error("write the OS layer {}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
 }
 
-/// Builds the OS layer from the agent's binary. Equal agents give equal bytes.
+/// Builds the OS layer from the agent's binary. `output` appears or is
+/// replaced whole.
 ///
 /// # Errors
 ///
 /// [`OsError`].
 pub fn build(agent: &Path, output: &Path) -> Result<(), OsError> {
-    let io = |act, path: &Path| {
-        let path = path.to_owned();
-        move |source| OsError::Io { act, path, source }
+    let read = |source| OsError::Agent {
+        path: agent.into(),
+        source,
     };
+    let write = |source| OsError::Write {
+        path: output.into(),
+        source,
+    };
+
+    let mut binary = File::open(agent).map_err(read)?;
+    let found = binary.metadata().map_err(read)?;
+    if !found.is_file() || found.len() == 0 {
+        return Err(OsError::NoAgent { path: agent.into() });
+    }
     let parent = output
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let stage = tempfile::tempdir_in(parent).map_err(io("create a directory in", parent))?;
-    let root = stage.path().join("root");
-    fs::create_dir(&root).map_err(io("create", &root))?;
-    fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).map_err(io("chmod", &root))?;
-    for (name, mode) in DIRECTORIES {
-        let path = root.join(name);
-        fs::create_dir(&path).map_err(io("create", &path))?;
-        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).map_err(io("chmod", &path))?;
-    }
-    let init = root.join("init");
-    fs::copy(agent, &init).map_err(io("copy", agent))?;
-    fs::set_permissions(&init, PermissionsExt::from_mode(0o755)).map_err(io("chmod", &init))?;
+    let image = tempfile::NamedTempFile::new_in(parent).map_err(write)?;
+    let mut writer = Writer::new(image.as_file().try_clone().map_err(write)?);
+    let init = writer.store(&mut binary).map_err(|error| match error {
+        StoreError::Read(source) => read(source),
+        StoreError::Write(source) => write(source),
+    })?;
 
-    let image = stage.path().join("os.erofs");
-    let done = Command::new("mkfs.erofs")
-        .env_remove("SOURCE_DATE_EPOCH")
-        .args(["--quiet", "--all-root", "-x-1", "-T0", "-Enoinline_data"])
-        .arg("-U6e657269-7465-4f53-8000-000000000001")
-        .args([&image, &root])
-        .output()
-        .map_err(io("start", Path::new("mkfs.erofs")))?;
-    if !done.status.success() {
-        return Err(OsError::Mkfs(
-            String::from_utf8_lossy(&done.stderr).trim().to_owned(),
-        ));
+    let mut tree = Tree::new(Meta::root(0o755));
+    name(&mut tree, "init", Meta::root(0o755), Content::File(init));
+    for (path, mode) in DIRECTORIES {
+        name(
+            &mut tree,
+            path,
+            Meta::root(mode),
+            Content::Directory(Names::new()),
+        );
     }
-    fs::rename(&image, output).map_err(io("write", output))
+    writer.finish(&tree).map_err(write)?;
+    fs::set_permissions(image.path(), PermissionsExt::from_mode(0o644)).map_err(write)?;
+    image.persist(output).map_err(|error| write(error.error))?;
+    Ok(())
+}
+
+fn name(tree: &mut Tree, name: &str, meta: Meta, content: Content) -> NodeId {
+    let node = tree.add(meta, content);
+    if let Some(names) = tree.names_mut(Tree::ROOT) {
+        names.insert(name.as_bytes().into(), Entry { node, layer: 0 });
+    }
+    node
 }
