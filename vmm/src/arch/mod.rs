@@ -1,0 +1,3 @@
+//! Everything that only one processor architecture knows.
+
+pub mod x86_64;

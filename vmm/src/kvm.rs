@@ -1,0 +1,51 @@
+//! The few uses of KVM that its safe wrapper leaves unsafe.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_memory::GuestAddress;
+
+/// Takes over a descriptor of `/dev/kvm`.
+pub(crate) fn from_descriptor(descriptor: OwnedFd) -> Kvm {
+    // SAFETY: `into_raw_fd` hands over sole ownership. Should the descriptor
+    // be something else, its ioctls fail.
+    unsafe { Kvm::from_raw_fd(descriptor.into_raw_fd()) }
+}
+
+/// Memory of this process that the guest sees at `guest`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) slot: u32,
+    pub(crate) guest: GuestAddress,
+    pub(crate) host: u64,
+    pub(crate) bytes: u64,
+    pub(crate) read_only: bool,
+}
+
+/// Gives a mapping to the guest.
+pub(crate) fn map(vm: &VmFd, window: Window) -> Result<(), kvm_ioctls::Error> {
+    let region = kvm_userspace_memory_region {
+        slot: window.slot,
+        flags: if window.read_only {
+            KVM_MEM_READONLY
+        } else {
+            0
+        },
+        guest_phys_addr: window.guest.0,
+        memory_size: window.bytes,
+        userspace_addr: window.host,
+    };
+    // SAFETY: `host` and `bytes` are those of a `Mapping` that the machine
+    // keeps as long as its processors run (`Machine` owns both).
+    unsafe { vm.set_user_memory_region(region) }
+}
+
+/// The sub-error of an internal-error exit.
+pub(crate) fn internal_suberror(vcpu: &mut VcpuFd) -> u32 {
+    // SAFETY: the last exit reason was KVM_EXIT_INTERNAL_ERROR, for which KVM
+    // fills this member; any bytes are a valid number.
+    unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
+}

@@ -1,0 +1,266 @@
+//! The machine's virtio-mmio slots: a fixed row of register windows.
+//!
+//! The kernel command line declares every slot, filled or not; an empty one
+//! answers DeviceID 0, which Linux takes for a placeholder. That is how a
+//! running machine will get devices without ACPI: fill a slot, let the agent
+//! bind it. Linux names the n-th declared slot `virtio-mmio.n`.
+//!
+//! Which device is where: image k in slot k, then entropy, vsock, console.
+
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_VERSION};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::memory::GuestRam;
+use crate::virtio::transport::{Drained, MAGIC, QUEUE_NOTIFY, Request, Transport, VERSION};
+use crate::virtio::{Device, Interrupt};
+
+/// Slots of every machine: five images beside entropy, vsock and console.
+pub const SLOTS: usize = 8;
+
+/// Slots that the machine's own devices take: entropy, vsock, console.
+pub const OWN_SLOTS: usize = 3;
+
+const FIRST_ADDRESS: u64 = 0xd000_0000;
+const WINDOW: u64 = 0x1000;
+const FIRST_LINE: u32 = 5;
+
+/// Position of a slot.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct SlotAddress(pub usize);
+
+impl SlotAddress {
+    fn base(self) -> u64 {
+        FIRST_ADDRESS.saturating_add(WINDOW.saturating_mul(self.0 as u64))
+    }
+
+    /// Guest-physical address of the register that a driver kicks.
+    pub(crate) fn notify_address(self) -> u64 {
+        self.base().saturating_add(QUEUE_NOTIFY)
+    }
+
+    /// Interrupt line at the IOAPIC.
+    pub(crate) fn line(self) -> u32 {
+        u32::try_from(self.0)
+            .unwrap_or(u32::MAX)
+            .saturating_add(FIRST_LINE)
+    }
+
+    /// The word that declares the slot to Linux.
+    pub(crate) fn kernel_argument(self) -> String {
+        format!("virtio_mmio.device=4K@{:#x}:{}", self.base(), self.line())
+    }
+}
+
+/// A device in its slot, shared by the event loop (which lets it work) and
+/// the processors (which write its registers).
+#[derive(Debug)]
+pub struct Slot<D> {
+    transport: Mutex<Transport<D>>,
+    interrupt: Interrupt,
+    kick: EventFd,
+}
+
+impl<D: Device> Slot<D> {
+    /// `device`, not yet in any slot.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptor left.
+    pub fn new(device: D) -> io::Result<Self> {
+        Ok(Self {
+            transport: Mutex::new(Transport::new(device)),
+            interrupt: Interrupt::new(EventFd::new(EFD_NONBLOCK)?),
+            kick: EventFd::new(EFD_NONBLOCK)?,
+        })
+    }
+
+    fn transport(&self) -> MutexGuard<'_, Transport<D>> {
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the device itself.
+    pub fn with_device<T>(&self, work: impl FnOnce(&mut D) -> T) -> T {
+        work(self.transport().device_mut())
+    }
+}
+
+/// A slot, whatever device is in it.
+pub trait Occupant: Send + Sync + fmt::Debug {
+    /// A guest's read of its registers.
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// A guest's write to its registers.
+    fn write(&self, offset: u64, data: &[u8], ram: &GuestRam);
+    /// Lets the device work.
+    fn drain(&self, ram: &GuestRam);
+    /// Becomes readable when the device has work.
+    fn kick(&self) -> &EventFd;
+    /// To be pulsed into the slot's interrupt line.
+    fn interrupt_line(&self) -> &EventFd;
+}
+
+impl<D: Device> Occupant for Slot<D> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.transport().read(offset, data, &self.interrupt);
+    }
+
+    fn write(&self, offset: u64, data: &[u8], ram: &GuestRam) {
+        let request = self.transport().write(offset, data, ram, &self.interrupt);
+        if request == Request::Drain {
+            // Fails only when it is readable already.
+            let _ = self.kick.write(1);
+        }
+    }
+
+    fn drain(&self, ram: &GuestRam) {
+        // The counter is reset before the queues are read, so that a kick in
+        // between is not lost.
+        let _ = self.kick.read();
+        match self.transport().drain(ram, &self.interrupt) {
+            Drained::Idle | Drained::Broken(_) => {}
+            Drained::More => {
+                let _ = self.kick.write(1);
+            }
+        }
+    }
+
+    fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    fn interrupt_line(&self) -> &EventFd {
+        self.interrupt.line()
+    }
+}
+
+/// More devices than slots.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the machine has {SLOTS} device slots, {OWN_SLOTS} of them for itself, none left for this image"
+)]
+pub struct NoSlot;
+
+/// All slots, filled from the first.
+#[derive(Clone, Debug, Default)]
+pub struct Slots {
+    filled: Vec<Arc<dyn Occupant>>,
+}
+
+impl Slots {
+    /// Puts a device into the next slot.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSlot`] when all are taken.
+    pub fn fill(
+        &mut self,
+        occupant: Arc<dyn Occupant>,
+    ) -> Result<(SlotAddress, &dyn Occupant), NoSlot> {
+        let address = SlotAddress(self.filled.len());
+        if address.0 >= SLOTS {
+            return Err(NoSlot);
+        }
+        self.filled.push(occupant);
+        let occupant = self.get(address).ok_or(NoSlot)?;
+        Ok((address, occupant.as_ref()))
+    }
+
+    /// The filled slots in order.
+    pub fn iter(&self) -> impl Iterator<Item = (SlotAddress, &Arc<dyn Occupant>)> {
+        self.filled
+            .iter()
+            .enumerate()
+            .map(|(index, occupant)| (SlotAddress(index), occupant))
+    }
+
+    /// The occupant of a slot.
+    pub fn get(&self, address: SlotAddress) -> Option<&Arc<dyn Occupant>> {
+        self.filled.get(address.0)
+    }
+
+    /// A guest's read at a physical address. Where nothing is, all ones.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        match locate(address) {
+            Some((slot, offset)) => match self.get(slot) {
+                Some(occupant) => occupant.read(offset, data),
+                None => read_placeholder(offset, data),
+            },
+            None => data.fill(0xff),
+        }
+    }
+
+    /// A guest's write at a physical address. Where nothing is, nothing.
+    pub fn write(&self, address: u64, data: &[u8], ram: &GuestRam) {
+        if let Some((slot, offset)) = locate(address)
+            && let Some(occupant) = self.get(slot)
+        {
+            occupant.write(offset, data, ram);
+        }
+    }
+}
+
+fn locate(address: u64) -> Option<(SlotAddress, u64)> {
+    let inside = address.checked_sub(FIRST_ADDRESS)?;
+    let slot = usize::try_from(inside.checked_div(WINDOW)?).ok()?;
+    (slot < SLOTS).then(|| (SlotAddress(slot), inside.checked_rem(WINDOW).unwrap_or(0)))
+}
+
+/// An empty slot: a virtio device of kind 0.
+fn read_placeholder(offset: u64, data: &mut [u8]) {
+    let value = match u32::try_from(offset) {
+        Ok(VIRTIO_MMIO_MAGIC_VALUE) => MAGIC,
+        Ok(VIRTIO_MMIO_VERSION) => VERSION,
+        _ => 0,
+    };
+    data.fill(0);
+    for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+        *to = from;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_slot_is_a_placeholder_and_beyond_is_nothing() {
+        let slots = Slots::default();
+        let read = |address| {
+            let mut data = [0; 4];
+            slots.read(address, &mut data);
+            u32::from_le_bytes(data)
+        };
+        assert_eq!(read(0xd000_0000), MAGIC);
+        assert_eq!(read(0xd000_7004), 2);
+        assert_eq!(read(0xd000_7008), 0);
+        assert_eq!(read(0xd000_8000), u32::MAX);
+        assert_eq!(read(0xcfff_fffc), u32::MAX);
+        assert_eq!(read(u64::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn slot_beyond_the_last_is_refused_with_the_limit() {
+        let mut slots = Slots::default();
+        for number in 0..SLOTS {
+            let slot = Slot::new(crate::devices::rng::Rng::new()).unwrap();
+            assert_eq!(slots.fill(Arc::new(slot)).unwrap().0, SlotAddress(number));
+        }
+        let slot = Slot::new(crate::devices::rng::Rng::new()).unwrap();
+        let error = slots.fill(Arc::new(slot)).unwrap_err();
+        assert!(error.to_string().contains("8 device slots"), "{error}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Virtio: queues, and the one transport that all devices share.
+//!
+//! ```text
+//!  guest driver ──registers──▶ transport ──ready queues──▶ device
+//!       │                                                    ▲
+//!       └────────── kick (eventfd) ──▶ event loop ───drain───┘
+//! ```
+
+pub mod queue;
+pub mod transport;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::memory::GuestRam;
+pub use queue::{Chain, QueueFault, Ring};
+
+/// Feature bits that every device offers: modern, event indexes. Not
+/// IN_ORDER (it only adds ways to lose a completion), not INDIRECT_DESC (the
+/// devices here take short chains).
+pub(crate) const COMMON_FEATURES: u64 = 1 << VERSION_1 | 1 << EVENT_IDX;
+const VERSION_1: u32 = 32;
+const EVENT_IDX: u32 = 29;
+
+/// A device behind the transport: a plain structure that is told when to
+/// work. It sees only queues that the transport has checked.
+pub trait Device: Send + fmt::Debug {
+    /// Virtio's number for the kind of device.
+    fn kind(&self) -> u32;
+
+    /// Feature bits of its own.
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// Largest size of each queue, in the order that virtio gives them.
+    fn queue_sizes(&self) -> &'static [u16];
+
+    /// The configuration space, read-only for the driver.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Does all work that there is, on every queue, in bounded time.
+    ///
+    /// # Errors
+    ///
+    /// A queue that the driver has broken; the device then waits for a reset.
+    fn drain(&mut self, queues: &mut Queues<'_>) -> Result<(), QueueFault>;
+
+    /// Forgets everything that the driver caused.
+    fn reset(&mut self) {}
+}
+
+/// A running device's queues with what they need.
+#[derive(Debug)]
+pub struct Queues<'a> {
+    /// The queues, in virtio's order.
+    pub rings: &'a mut [Ring],
+    /// Guest RAM.
+    pub ram: &'a GuestRam,
+    /// The driver wants to know of what was completed.
+    pub(crate) interrupt: bool,
+    /// The device stopped before the queues were empty.
+    pub(crate) again: bool,
+}
+
+/// Chains that one call serves at most, so that a driver that never stops
+/// does not keep the event loop from everybody else.
+const BATCH: usize = 512;
+
+impl<'a> Queues<'a> {
+    /// Over `rings` in `ram`.
+    pub fn new(rings: &'a mut [Ring], ram: &'a GuestRam) -> Self {
+        Self {
+            rings,
+            ram,
+            interrupt: false,
+            again: false,
+        }
+    }
+
+    /// Feeds the chains of queue `index` to `work`, which says how many bytes
+    /// it has written, until none is left or the device has had its share.
+    ///
+    /// # Errors
+    ///
+    /// A broken queue.
+    pub fn serve(
+        &mut self,
+        index: usize,
+        mut work: impl FnMut(&Chain<'a>) -> u32,
+    ) -> Result<(), QueueFault> {
+        self.again = true;
+        for _ in 0..BATCH {
+            if let Some(chain) = self.pop(index)? {
+                let written = work(&chain);
+                self.complete(index, chain.head(), written)?;
+            } else if !self.arm(index)? {
+                self.again = false;
+                break;
+            }
+        }
+        self.settle(index)
+    }
+
+    /// Takes the next chain of queue `index`, `None` when there is none (or
+    /// no such queue).
+    ///
+    /// # Errors
+    ///
+    /// A broken queue.
+    pub fn pop(&mut self, index: usize) -> Result<Option<Chain<'a>>, QueueFault> {
+        match self.rings.get_mut(index) {
+            Some(ring) => ring.pop(self.ram),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts the chain popped last from queue `index` back.
+    pub fn put_back(&mut self, index: usize) {
+        if let Some(ring) = self.rings.get_mut(index) {
+            ring.put_back();
+        }
+    }
+
+    /// Returns a chain to the driver with `length` bytes written.
+    ///
+    /// # Errors
+    ///
+    /// A used ring that is not there.
+    pub fn complete(&mut self, index: usize, head: u16, length: u32) -> Result<(), QueueFault> {
+        match self.rings.get_mut(index) {
+            Some(ring) => ring.complete(self.ram, head, length),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks to be told about new chains of queue `index`; true when some are
+    /// there already.
+    ///
+    /// # Errors
+    ///
+    /// A ring that is not there.
+    pub fn arm(&mut self, index: usize) -> Result<bool, QueueFault> {
+        match self.rings.get_mut(index) {
+            Some(ring) => ring.arm(self.ram),
+            None => Ok(false),
+        }
+    }
+
+    /// Notes an interrupt if the driver wants one for what was completed on
+    /// queue `index` since the last call.
+    ///
+    /// # Errors
+    ///
+    /// A ring that is not there.
+    pub fn settle(&mut self, index: usize) -> Result<(), QueueFault> {
+        if let Some(ring) = self.rings.get_mut(index) {
+            self.interrupt |= ring.wants_interrupt(self.ram)?;
+        }
+        Ok(())
+    }
+}
+
+/// A device's interrupt: the reason in a register, the line as an eventfd
+/// that KVM turns into a pulse.
+#[derive(Debug)]
+pub(crate) struct Interrupt {
+    status: AtomicU32,
+    line: EventFd,
+}
+
+impl Interrupt {
+    /// InterruptStatus: a queue has used buffers.
+    const USED: u32 = 1;
+    /// InterruptStatus: the configuration (or the status) has changed.
+    const CONFIG: u32 = 2;
+
+    pub(crate) fn new(line: EventFd) -> Self {
+        Self {
+            status: AtomicU32::new(0),
+            line,
+        }
+    }
+
+    pub(crate) fn line(&self) -> &EventFd {
+        &self.line
+    }
+
+    pub(crate) fn used(&self) {
+        self.raise(Self::USED);
+    }
+
+    pub(crate) fn config(&self) {
+        self.raise(Self::CONFIG);
+    }
+
+    fn raise(&self, reason: u32) {
+        self.status.fetch_or(reason, Ordering::SeqCst);
+        // Fails only when 2^64 - 2 interrupts are pending: one is enough.
+        let _ = self.line.write(1);
+    }
+
+    pub(crate) fn status(&self) -> u32 {
+        self.status.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn acknowledge(&self, reasons: u32) {
+        self.status.fetch_and(!reasons, Ordering::SeqCst);
+    }
+}
