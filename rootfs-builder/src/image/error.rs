@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::ArchiveError;
+
 /// An image that no layer can be made of.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +56,116 @@ pub enum ImageError {
     PathTooLong {
         /// Which path.
         path: PathBuf,
+    },
+    /// An archive that cannot be read.
+    #[error("read {}", path.display())]
+    Archive {
+        /// What the user named.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// A layer that cannot be read.
+    #[error("read the layer {layer} of {}", path.display())]
+    Layer {
+        /// What the user named.
+        path: PathBuf,
+        /// The layer's file in it.
+        layer: String,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// A file that the image refers to is not in it.
+    #[error("the image {} lacks its file {member}; save it again", path.display())]
+    Incomplete {
+        /// What the user named.
+        path: PathBuf,
+        /// The file.
+        member: String,
+    },
+    /// A file's contents are not those that the image refers to.
+    #[error("{member} in the image {} is damaged; save it again", path.display())]
+    Damaged {
+        /// What the user named.
+        path: PathBuf,
+        /// The file.
+        member: String,
+    },
+    /// A document that is no such document.
+    #[error("read {member} in the image {}", path.display())]
+    Document {
+        /// What the user named.
+        path: PathBuf,
+        /// The document.
+        member: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A document longer than any that makes sense.
+    #[error("{member} in the image {} is longer than 8 MiB", path.display())]
+    LongDocument {
+        /// What the user named.
+        path: PathBuf,
+        /// The document.
+        member: String,
+    },
+    /// More layers than digests, or fewer.
+    #[error(
+        "the image {} has {found} layers, but {member} in it lists {listed}; save it again",
+        path.display()
+    )]
+    LayerCount {
+        /// What the user named.
+        path: PathBuf,
+        /// The image's configuration.
+        member: String,
+        /// Digests there.
+        listed: usize,
+        /// Layers of the manifest.
+        found: usize,
+    },
+    /// More than one image.
+    #[error("{} holds several images ({}); save one alone", path.display(), names.join(", "))]
+    Several {
+        /// What the user named.
+        path: PathBuf,
+        /// The images' names.
+        names: Vec<String>,
+    },
+    /// Something that is no image, or a layer that is no tar.
+    #[error(
+        "{} holds something of the type {media_type}, which nerite does not know",
+        path.display()
+    )]
+    MediaType {
+        /// What the user named.
+        path: PathBuf,
+        /// The type.
+        media_type: String,
+    },
+    /// Indexes within indexes, too many.
+    #[error("the indexes in the image {} are nested too deep", path.display())]
+    Nested {
+        /// What the user named.
+        path: PathBuf,
+    },
+    /// A digest other than SHA-256.
+    #[error("the digest {digest} in the image {} is not a sha256 one", path.display())]
+    DigestForm {
+        /// What the user named.
+        path: PathBuf,
+        /// The digest.
+        digest: String,
+    },
+    /// An image for other machines.
+    #[error("the image {} is for {found}; get the one for {wanted}", path.display())]
+    Platform {
+        /// What the user named.
+        path: PathBuf,
+        /// What it is for.
+        found: String,
+        /// What this host is.
+        wanted: String,
     },
     /// No place for layers is known.
     #[error("neither XDG_CACHE_HOME nor HOME is set to an absolute path; set one of them")]

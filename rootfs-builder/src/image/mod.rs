@@ -14,24 +14,37 @@
 //! Tars may be compressed by gzip, xz or zstd, which their first bytes tell.
 //! This looks at what the *user* names; what a guest wrote is never probed.
 
+mod archive_error;
 mod cache;
+mod compression;
 mod config;
 mod directory;
 mod error;
+mod layer;
+mod manifest;
+mod merge;
 mod progress;
+mod store;
+mod tar;
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+pub use self::archive_error::ArchiveError;
 pub use self::cache::Cache;
 pub use self::config::ImageConfig;
 pub use self::error::ImageError;
 pub use self::progress::{Progress, Silent};
 
-use self::cache::Key;
+use self::cache::{Key, KeyBuilder};
 use self::directory::Directory;
+use self::layer::LayerError;
+use self::manifest::Parts;
+use self::merge::Merge;
+use self::store::{Meter, Span, Store};
 use crate::erofs::Writer;
+use crate::tree::Tree;
 
 /// An image that a guest can be given.
 #[derive(Debug)]
@@ -102,30 +115,56 @@ pub fn write_layer(image: &Path, output: &Path) -> Result<ImageConfig, ImageErro
 
 /// An image that exists.
 struct Source {
-    /// Its absolute path without links.
+    /// What the user named.
+    path: PathBuf,
+    /// The same, absolute and without links.
     place: PathBuf,
     kind: Kind,
 }
 
 enum Kind {
+    /// A root file system.
     Directory(Directory),
+    /// An OCI layout.
+    Layout(Directory),
+    /// Any file.
+    Archive,
 }
 
 impl Source {
     fn open(image: &Path) -> Result<Self, ImageError> {
-        let place = fs::canonicalize(image).map_err(|error| ImageError::open(image, error))?;
-        let found = fs::metadata(&place).map_err(|error| ImageError::open(image, error))?;
+        let open = |error| ImageError::open(image, error);
+        let place = fs::canonicalize(image).map_err(open)?;
+        let found = fs::metadata(&place).map_err(open)?;
         let kind = if found.is_dir() {
-            Kind::Directory(Directory::open(image)?)
+            let directory = Directory::open(image)?;
+            if place.join("oci-layout").is_file() && place.join("index.json").is_file() {
+                Kind::Layout(directory)
+            } else {
+                Kind::Directory(directory)
+            }
+        } else if found.is_file() {
+            Kind::Archive
         } else {
             return Err(ImageError::NotAnImage { path: image.into() });
         };
-        Ok(Self { place, kind })
+        Ok(Self {
+            path: image.into(),
+            place,
+            kind,
+        })
     }
 
     fn key(&self) -> Result<Key, ImageError> {
         match &self.kind {
-            Kind::Directory(directory) => directory.key(),
+            Kind::Directory(directory) | Kind::Layout(directory) => directory.key(),
+            Kind::Archive => {
+                let mut key = KeyBuilder::new();
+                let found = rustix::fs::stat(&self.place)
+                    .map_err(|error| ImageError::open(&self.path, error.into()))?;
+                key.stat(&found);
+                Ok(key.finish())
+            }
         }
     }
 
@@ -136,16 +175,117 @@ impl Source {
         target: &Path,
         progress: &dyn Progress,
     ) -> Result<(File, ImageConfig), ImageError> {
-        let mut writer = Writer::new(file);
+        let mut build = Build {
+            image: &self.path,
+            writer: Writer::new(file),
+            target,
+            progress,
+        };
         let (tree, config) = match &self.kind {
             Kind::Directory(directory) => (
-                directory.read(&mut writer, target, progress)?,
+                directory.read(&mut build.writer, target, progress)?,
                 ImageConfig::default(),
             ),
+            Kind::Layout(_) => build.stored(&Store::directory(&self.path))?,
+            Kind::Archive => {
+                let archive =
+                    File::open(&self.place).map_err(|error| ImageError::open(&self.path, error))?;
+                build.stored(&Store::archive(&self.path, archive, target, progress)?)?
+            }
         };
-        let file = writer
+        if tree.len() == 1 {
+            return Err(ImageError::Empty {
+                path: self.path.clone(),
+            });
+        }
+        let file = build
+            .writer
             .finish(&tree)
             .map_err(|error| ImageError::write(target, error))?;
         Ok((file, config))
     }
+}
+
+/// A layer being made of tars.
+struct Build<'a> {
+    image: &'a Path,
+    writer: Writer,
+    /// The directory of what is written.
+    target: &'a Path,
+    progress: &'a dyn Progress,
+}
+
+impl Build<'_> {
+    /// Layers if the store has an image's documents, else a root file system.
+    fn stored(&mut self, store: &Store) -> Result<(Tree, ImageConfig), ImageError> {
+        if let Some(parts) = manifest::parts(store)? {
+            return self.layers(store, parts);
+        }
+        let root = store.whole()?.ok_or_else(|| ImageError::NotAnImage {
+            path: self.image.into(),
+        })?;
+        Ok((self.root(root)?, ImageConfig::default()))
+    }
+
+    /// A root file system.
+    fn root(&mut self, root: Span) -> Result<Tree, ImageError> {
+        let meter = Meter::new(root.size(), self.progress);
+        let mut merge = Merge::new();
+        layer::apply(meter.read(root), None, &mut merge, &mut self.writer).map_err(|error| {
+            self.error(error, |path, source| ImageError::Archive { path, source })
+        })?;
+        Ok(merge.finish())
+    }
+
+    /// An image's layers, one upon the other.
+    fn layers(&mut self, store: &Store, parts: Parts) -> Result<(Tree, ImageConfig), ImageError> {
+        let mut opened = Vec::new();
+        for layer in parts.layers {
+            opened.push((store.open(&layer.name)?, layer));
+        }
+        let meter = Meter::new(
+            opened.iter().map(|(span, _)| span.size()).sum(),
+            self.progress,
+        );
+        let mut merge = Merge::new();
+        for (span, layer) in opened {
+            layer::apply(
+                meter.read(span),
+                Some(&layer.digest),
+                &mut merge,
+                &mut self.writer,
+            )
+            .map_err(|error| {
+                let layer = layer.name;
+                self.error(error, |path, source| ImageError::Layer {
+                    path,
+                    layer,
+                    source,
+                })
+            })?;
+            merge.next_layer();
+        }
+        Ok((merge.finish(), parts.config))
+    }
+
+    fn error(
+        &self,
+        error: LayerError,
+        archive: impl FnOnce(PathBuf, ArchiveError) -> ImageError,
+    ) -> ImageError {
+        match error {
+            LayerError::Archive(source) => archive(self.image.into(), source),
+            LayerError::Write(source) => ImageError::write(self.target, source),
+        }
+    }
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
