@@ -148,12 +148,15 @@ pub struct ContainerExit {
 /// How the machine ended: the VMM's report, or how the VMM itself died.
 type End = Result<Exit, Arc<VmmError>>;
 
+/// What the VMM said when the guest began to run.
+type Running = Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>;
+
 /// A running sandbox. Dropping it ends everything in it.
 pub struct Sandbox {
     vmm: Arc<Vmm>,
     monitor: tokio::task::JoinHandle<()>,
     end: watch::Receiver<Option<End>>,
-    clock: Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>,
+    running: Running,
     tasks: TaskClient,
     agent: SandboxClient,
     next_port: AtomicU32,
@@ -170,7 +173,7 @@ impl std::fmt::Debug for Sandbox {
 struct Monitor {
     vmm: Arc<Vmm>,
     end: watch::Sender<Option<End>>,
-    clock: Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>,
+    running: Running,
 }
 
 impl Monitor {
@@ -178,7 +181,7 @@ impl Monitor {
         let end = loop {
             match self.vmm.next().await {
                 Ok(FromVmm::Running { clock, points }) => {
-                    *self.clock.lock().unwrap_or_else(PoisonError::into_inner) =
+                    *self.running.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some((clock, points));
                 }
                 Ok(FromVmm::Probed(_)) => {}
@@ -221,15 +224,15 @@ impl Sandbox {
         .await?;
         let vmm = Arc::new(vmm);
         let (end_sender, end) = watch::channel(None);
-        let clock = Arc::new(Mutex::new(None));
-        let monitor = Monitor { vmm: vmm.clone(), end: end_sender, clock: clock.clone() };
+        let running = Running::default();
+        let monitor = Monitor { vmm: vmm.clone(), end: end_sender, running: running.clone() };
         let monitor = tokio::spawn(monitor.run());
         let client = client(keeper)?;
         Ok(Self {
             vmm,
             monitor,
             end,
-            clock,
+            running,
             tasks: TaskClient::new(client.clone()),
             agent: SandboxClient::new(client),
             next_port: AtomicU32::new(HostPort::FIRST_STREAM.0),
@@ -380,7 +383,7 @@ impl Sandbox {
         let request = TimelineRequest::default();
         let call = self.agent.timeline(Context::default(), &request);
         let guest = self.call("report its timeline", call).await?;
-        let known = self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some((clock, mut points)) = known else { return Ok(Vec::new()) };
         points.extend(guest.points.into_iter().map(|point| Point {
             ns: clock.host_ns(point.tsc),

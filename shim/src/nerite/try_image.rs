@@ -4,7 +4,7 @@
 //! the start timeline's phases, in order.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -87,7 +87,7 @@ impl Try {
         let container = self.container(&image.config)?;
         let vmm = Vmm::spawn(&assets.vmm)?;
         let sandbox = tokio::select! {
-            sandbox = self.start_sandbox(vmm, &assets, &kvm, &image) => sandbox,
+            sandbox = self.start_sandbox(vmm, &assets, &kvm, image) => sandbox,
             number = interruption(&mut signals) => return Ok(status_of_signal(number)),
         };
         let sandbox = match sandbox {
@@ -178,7 +178,7 @@ impl Try {
     }
 
     fn prepare_image(&self) -> anyhow::Result<PreparedImage> {
-        let cache = Cache::for_user()?;
+        let cache = Cache::of_user()?;
         Ok(image::prepare(&self.options.image, &cache, &Bar::new("Making a layer of the image"))?)
     }
 
@@ -187,26 +187,19 @@ impl Try {
         vmm: Vmm,
         assets: &Assets,
         kvm: &File,
-        image: &PreparedImage,
+        image: PreparedImage,
     ) -> Result<Sandbox, SandboxError> {
-        let open = |act: String, result: io::Result<File>| {
-            result.map_err(|source| SandboxError::Host { act, source })
-        };
-        let layer = open(
-            format!("open the image's layer {}", image.layer.display()),
-            File::open(&image.layer),
-        )?;
         let console = match &self.options.console {
-            Some(path) => {
-                let act = format!("create the boot log {}", path.display());
-                Some(open(act, File::create(path))?)
-            }
+            Some(path) => Some(File::create(path).map_err(|source| SandboxError::Host {
+                act: format!("create the boot log {}", path.display()),
+                source,
+            })?),
             None => None,
         };
         let config = SandboxConfig {
             memory: self.memory,
             vcpus: self.options.cpus.vcpus(),
-            layers: vec![layer],
+            layers: vec![image.file],
             console,
             kernel_arguments: self.options.kernel_argument.clone(),
         };
