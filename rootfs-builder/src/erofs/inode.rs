@@ -231,3 +231,103 @@ pub(super) fn file_type(content: &Content) -> u8 {
         Content::Symlink(_) => 7,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Meta, Names, Tree};
+
+    fn node(xattrs: &[(&[u8], &[u8])]) -> Node {
+        let xattrs = xattrs
+            .iter()
+            .map(|(name, value)| (name.to_vec(), value.to_vec()))
+            .collect();
+        Node {
+            meta: Meta {
+                xattrs,
+                ..Meta::root(0o644)
+            },
+            content: Content::Fifo,
+        }
+    }
+
+    #[test]
+    fn attributes_are_encoded_as_the_kernel_reads_them() {
+        let bytes = encode_xattrs(&node(&[
+            (b"security.ab", b"123"),
+            (b"system.posix_acl_access", b"acl"),
+        ]))
+        .unwrap();
+        let mut expected = vec![0; 12];
+        expected.extend_from_slice(b"\x02\x06\x03\x00ab123\x00\x00\x00");
+        expected.extend_from_slice(b"\x00\x02\x03\x00acl\x00");
+        assert_eq!(bytes, expected);
+        assert_eq!(xattr_count(bytes.len()).unwrap(), 1 + 20 / 4);
+        assert_eq!(xattr_count(0).unwrap(), 0);
+    }
+
+    #[test]
+    fn attributes_that_do_not_fit_are_refused() {
+        assert!(encode_xattrs(&node(&[(b"user.a", &[0; 65_536])])).is_err());
+        let names: Vec<Vec<u8>> = (0..5).map(|i| format!("user.{i}").into_bytes()).collect();
+        let all: Vec<(&[u8], &[u8])> = names
+            .iter()
+            .map(|name| (&name[..], &[0; 65_000][..]))
+            .collect();
+        assert!(encode_xattrs(&node(&all)).is_err());
+        assert!(encode_xattrs(&node(&all[..4])).is_ok());
+    }
+
+    #[test]
+    fn only_namespaces_of_linux_file_systems_are_kept() {
+        for name in [
+            "user.x",
+            "security.capability",
+            "trusted.x",
+            "system.posix_acl_default",
+        ] {
+            assert!(keeps_xattr(name.as_bytes()), "{name}");
+        }
+        for name in [
+            "user.",
+            "com.apple.x",
+            "system.nfs4_acl",
+            "trusted.overlay.opaque",
+            "",
+        ] {
+            assert!(!keeps_xattr(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn inode_with_tail_never_crosses_a_block() {
+        for name in (1..6000).step_by(7) {
+            let content = Content::Symlink(vec![b'x'; name].into());
+            let node = Node {
+                meta: Meta::root(0o777),
+                content,
+            };
+            let mut inode = Inode::new(Tree::ROOT, Tree::ROOT, &node).unwrap();
+            for offset in (32..9000).step_by(32) {
+                let end = inode.put_at(offset);
+                assert!(inode.offset >= offset && end > inode.offset && end.is_multiple_of(32));
+                let length = (HEAD + inode.tail()) as u64;
+                assert_eq!(inode.offset / 4096, (inode.offset + length - 1) / 4096);
+            }
+        }
+    }
+
+    #[test]
+    fn device_numbers_are_those_of_the_kernel() {
+        assert_eq!(number(Device { major: 1, minor: 3 }), 0x103);
+        assert_eq!(
+            number(Device {
+                major: 259,
+                minor: 300
+            }),
+            0x0011_032c
+        );
+        let content = Content::Directory(Names::new());
+        assert_eq!((kind(&content), file_type(&content)), (0o040_000, 2));
+    }
+}

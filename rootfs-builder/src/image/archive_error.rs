@@ -32,6 +32,9 @@ pub enum ArchiveError {
     /// An extension header longer than any that makes sense.
     #[error("a header of it is longer than 1 MiB")]
     LongHeader,
+    /// More entries than the memory should hold.
+    #[error("it lists more than eight million files, or too much about them")]
+    TooMany,
     /// A name that leads out of the archive.
     #[error("the name {path:?} in it contains `..`")]
     Outside {

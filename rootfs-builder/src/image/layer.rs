@@ -49,7 +49,7 @@ pub(super) fn apply(
         hash: digest.map(|_| Sha256::new()),
     };
     let mut reader = Reader::new(decoded, skip_by_reading);
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next(&mut merge.budget)? {
         add(entry, &mut reader, merge, writer)?;
     }
     let mut rest = reader.into_rest();

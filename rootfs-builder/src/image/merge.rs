@@ -13,6 +13,7 @@
 //! it (`lib` is a link to `usr/lib`, and a later layer brings `lib/x`).
 
 use super::archive_error::ArchiveError;
+use super::tar::Budget;
 use crate::tree::{Content, Entry, MAX_NAME, MAX_PATH, Meta, Names, NodeId, Tree};
 
 /// As many links as Linux follows in one path.
@@ -27,6 +28,8 @@ const PRIVATE: &[u8] = b".wh..wh.";
 pub(super) struct Merge {
     tree: Tree,
     layer: usize,
+    /// For the entries of all layers together.
+    pub(super) budget: Budget,
 }
 
 /// A path's components, none of them empty, `.` or `..`.
@@ -67,6 +70,7 @@ impl Merge {
         Self {
             tree: Tree::new(Meta::root(0o755)),
             layer: 0,
+            budget: Budget::new(),
         }
     }
 
@@ -179,7 +183,8 @@ impl Merge {
             .ok_or_else(|| ArchiveError::NotADirectory { path: lossy(path) })
     }
 
-    /// The directory at that path, and marks it as mentioned by this layer.
+    /// The directory at that path. When something is to be created there,
+    /// every directory on the way counts as mentioned by this layer.
     fn directory(
         &mut self,
         parts: &[&[u8]],
@@ -211,7 +216,9 @@ impl Merge {
             };
             match &self.tree.node(entry.node).content {
                 Content::Directory(_) => {
-                    self.insert(here, &part, entry.node);
+                    if missing == Missing::Create {
+                        self.insert(here, &part, entry.node);
+                    }
                     stack.push(entry.node);
                 }
                 Content::Symlink(target) => {
@@ -270,4 +277,170 @@ impl Merge {
 
 fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tree::Device;
+
+    /// What a layer says about a path; files are told apart by number.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    enum Said {
+        Directory,
+        File(u32),
+    }
+
+    #[derive(Clone, Debug, Default)]
+    struct Layer {
+        says: BTreeMap<String, Said>,
+        hides: Vec<String>,
+        opaque: Vec<String>,
+        whiteouts_first: bool,
+    }
+
+    fn below(path: &str, directory: &str) -> bool {
+        path.strip_prefix(directory)
+            .is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// The rules once more, over sets of whole paths.
+    fn model(layers: &[Layer]) -> BTreeMap<String, Said> {
+        let mut all: BTreeMap<String, Said> = BTreeMap::new();
+        for layer in layers {
+            all.retain(|path, _| {
+                let hidden = layer.hides.iter().any(|h| path == h || below(path, h))
+                    || layer.opaque.iter().any(|o| below(path, o));
+                let covered = layer
+                    .says
+                    .iter()
+                    .any(|(p, said)| matches!(said, Said::File(_)) && below(path, p));
+                !hidden && !covered
+            });
+            all.extend(layer.says.iter().map(|(path, said)| (path.clone(), *said)));
+        }
+        all
+    }
+
+    fn merged(layers: &[Layer]) -> BTreeMap<String, Said> {
+        let mut merge = Merge::new();
+        for layer in layers {
+            let whiteouts = |merge: &mut Merge| {
+                for path in &layer.hides {
+                    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+                    let path = format!("{parent}/.wh.{name}");
+                    assert!(merge.apply_whiteout(path.as_bytes()).unwrap());
+                }
+                for path in &layer.opaque {
+                    let path = format!("{path}/.wh..wh..opq");
+                    assert!(merge.apply_whiteout(path.as_bytes()).unwrap());
+                }
+            };
+            if layer.whiteouts_first {
+                whiteouts(&mut merge);
+            }
+            for (path, said) in &layer.says {
+                assert!(!merge.apply_whiteout(path.as_bytes()).unwrap());
+                let content = match said {
+                    Said::Directory => Content::Directory(Names::new()),
+                    Said::File(major) => Content::Character(Device {
+                        major: *major,
+                        minor: 0,
+                    }),
+                };
+                merge
+                    .add(path.as_bytes(), Meta::root(0o644), content)
+                    .unwrap();
+            }
+            if !layer.whiteouts_first {
+                whiteouts(&mut merge);
+            }
+            merge.next_layer();
+        }
+        let tree = merge.finish();
+        let mut found = BTreeMap::new();
+        let mut pending = vec![(String::new(), Tree::ROOT)];
+        while let Some((prefix, id)) = pending.pop() {
+            for (name, entry) in tree.names(id).into_iter().flatten() {
+                let path = format!("{prefix}{}", std::str::from_utf8(name).unwrap());
+                let said = match tree.node(entry.node).content {
+                    Content::Character(device) => Said::File(device.major),
+                    _ => Said::Directory,
+                };
+                pending.push((format!("{path}/"), entry.node));
+                found.insert(path, said);
+            }
+        }
+        found
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        prop::collection::vec("[abc]", 1..4).prop_map(|parts| parts.join("/"))
+    }
+
+    fn layer() -> impl Strategy<Value = Layer> {
+        let said = prop_oneof![Just(Said::Directory), (1_u32..1000).prop_map(Said::File)];
+        (
+            prop::collection::btree_map(path(), said, 0..8),
+            prop::collection::vec(path(), 0..3),
+            prop::collection::vec(path(), 0..2),
+            any::<bool>(),
+        )
+            .prop_map(|(mut says, hides, opaque, whiteouts_first)| {
+                // A layer is a tree: what holds something is a directory.
+                for path in says.keys().cloned().collect::<Vec<_>>() {
+                    for (at, _) in path.match_indices('/') {
+                        says.insert(path[..at].to_owned(), Said::Directory);
+                    }
+                }
+                Layer {
+                    says,
+                    hides,
+                    opaque,
+                    whiteouts_first,
+                }
+            })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..<_>::default() })]
+
+        #[test]
+        fn layers_merge_as_the_specification_says(layers in prop::collection::vec(layer(), 1..5)) {
+            prop_assert_eq!(merged(&layers), model(&layers));
+        }
+
+        #[test]
+        fn no_name_leads_out_or_panics(
+            paths in prop::collection::vec("(/|\\.|\\.\\.|a|b|\\.wh\\.|//){0,6}", 1..12),
+            targets in prop::collection::vec("(/|\\.\\.|a|b){0,6}", 1..12),
+        ) {
+            let mut merge = Merge::new();
+            for (index, path) in paths.iter().enumerate() {
+                let target = targets[index % targets.len()].as_bytes();
+                let content = match index % 2 {
+                    0 => Content::Symlink(target.into()),
+                    _ => Content::Directory(Names::new()),
+                };
+                if merge.apply_whiteout(path.as_bytes()).is_ok_and(|done| !done) {
+                    // Refused or done; the tree stays a tree either way.
+                    let _ = merge.add(path.as_bytes(), Meta::root(0o755), content);
+                    let _ = merge.link(path.as_bytes(), target);
+                }
+            }
+            let tree = merge.finish();
+            for (_, node) in tree.nodes() {
+                if let Content::Directory(names) = &node.content {
+                    for name in names.keys() {
+                        prop_assert!(!matches!(&**name, b"" | b"." | b".."));
+                        prop_assert!(!name.contains(&b'/'));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 
 use super::archive_error::ArchiveError;
 use super::compression::{Compression, decode};
-use super::tar::{Kind, Reader};
+use super::tar::{Budget, Kind, Reader};
 use super::{ImageError, Progress};
 
 /// Longest JSON document.
@@ -91,7 +91,7 @@ impl Store {
                 )?)
             }
         };
-        let members = list(&file).map_err(|error| match error {
+        let members = list(Span::whole(&file).map_err(read)?).map_err(|error| match error {
             ArchiveError::Header { offset: 0 } => ImageError::NotAnImage { path: image.into() },
             error => bad(error),
         })?;
@@ -106,11 +106,11 @@ impl Store {
         let Place::Tar { file, .. } = &self.place else {
             return Ok(None);
         };
-        let found = file.metadata().map_err(|source| ImageError::Read {
+        let read = |source| ImageError::Read {
             path: self.image.clone(),
             source,
-        })?;
-        Ok(Some(Span::new(Arc::clone(file), 0, found.len())))
+        };
+        Span::whole(file).map(Some).map_err(read)
     }
 
     /// The file of that name.
@@ -204,15 +204,12 @@ fn normal(base: &[u8], name: &[u8]) -> Vec<u8> {
 }
 
 /// All files of a tar.
-fn list(file: &File) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
-    let size = file.metadata()?.len();
-    let source = BufReader::with_capacity(4096, file);
-    let skip = |source: &mut BufReader<&File>, bytes: u64| {
-        source.seek_relative(i64::try_from(bytes).map_err(io::Error::other)?)
-    };
-    let mut reader = Reader::new(source, skip);
+fn list(tar: Span) -> Result<HashMap<Vec<u8>, Member>, ArchiveError> {
+    let size = tar.size();
+    let mut reader = Reader::new(tar, Span::skip);
+    let mut budget = Budget::new();
     let mut members = HashMap::new();
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next(&mut budget)? {
         let name = normal(b"", &entry.path);
         let member = match entry.kind {
             Kind::File if entry.offset.saturating_add(entry.size) > size => {
@@ -275,9 +272,21 @@ impl Span {
         }
     }
 
+    fn whole(file: &Arc<File>) -> io::Result<Self> {
+        Ok(Self::new(Arc::clone(file), 0, file.metadata()?.len()))
+    }
+
     /// Bytes that are left.
     pub(super) fn size(&self) -> u64 {
-        self.end - self.at
+        self.end.saturating_sub(self.at)
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.at = self
+            .at
+            .checked_add(bytes)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(())
     }
 }
 

@@ -17,6 +17,33 @@ const BLOCK: u64 = 512;
 /// Longest extension header, as Go's archive/tar has it.
 const MAX_EXTENSION: u64 = 1 << 20;
 
+/// Memory that an image's names and attributes may still take: of a few
+/// kilobytes, a compressor can make billions of entries.
+#[derive(Debug)]
+pub(super) struct Budget(u64);
+
+impl Budget {
+    /// Enough for eight million files.
+    pub(super) fn new() -> Self {
+        Self(2 << 30)
+    }
+
+    fn charge(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+        let link = match &entry.kind {
+            Kind::HardLink(target) | Kind::Symlink(target) => target.len(),
+            _ => 0,
+        };
+        let xattrs = &entry.meta.xattrs;
+        let xattrs: usize = xattrs
+            .iter()
+            .map(|(name, value)| 128 + name.len() + value.len())
+            .sum();
+        let cost = (256 + entry.path.len() + link + xattrs) as u64;
+        self.0 = self.0.checked_sub(cost).ok_or(ArchiveError::TooMany)?;
+        Ok(())
+    }
+}
+
 /// One entry.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -87,7 +114,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next entry, `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, ArchiveError> {
+    pub(super) fn next(&mut self, budget: &mut Budget) -> Result<Option<Entry>, ArchiveError> {
         let mut extensions = Extensions::default();
         loop {
             let Some(header) = self.header()? else {
@@ -109,6 +136,7 @@ impl<R: Read> Reader<R> {
                 _ => {
                     let size = extensions.size.unwrap_or(size);
                     let entry = entry(&header, extensions, size, offset)?;
+                    budget.charge(&entry)?;
                     self.claim(entry.size)?;
                     return Ok(Some(entry));
                 }
@@ -363,4 +391,79 @@ fn pax_time(text: &str) -> Option<(i64, u32)> {
         return Some((seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds));
     }
     Some((seconds, nanoseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pax_values_may_be_binary() {
+        let value = b"\x01\x00\n\n\x02=\n";
+        let mut bytes = b"35 SCHILY.xattr.security.x=".to_vec();
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\n10 size=7\n");
+        let mut extensions = Extensions::default();
+        extensions.pax(&bytes, 0).unwrap();
+        assert_eq!(extensions.xattrs[&b"security.x"[..]], value);
+        assert_eq!(extensions.size, Some(7));
+    }
+
+    #[test]
+    fn pax_records_that_are_none_are_refused() {
+        for bytes in [
+            "x",
+            "1",
+            "5 a=b",
+            "99 a=b\n",
+            "0 a=b\n",
+            "5 ab\n",
+            "11 size=-7\n",
+            "2 \n",
+        ] {
+            assert!(
+                Extensions::default().pax(bytes.as_bytes(), 0).is_err(),
+                "{bytes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn pax_times_keep_nanoseconds() {
+        assert_eq!(pax_time("12"), Some((12, 0)));
+        assert_eq!(pax_time("12.5"), Some((12, 500_000_000)));
+        assert_eq!(pax_time("12.1234567891"), Some((12, 123_456_789)));
+        assert_eq!(pax_time("-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(pax_time("-0.25"), Some((-1, 750_000_000)));
+        assert_eq!(pax_time("1.x"), None);
+        assert_eq!(pax_time(""), None);
+    }
+
+    #[test]
+    fn entries_are_counted_before_they_fill_the_memory() {
+        let mut block = Header::new_gnu();
+        block.set_size(0);
+        block.set_mode(0o644);
+        block.set_uid(0);
+        block.set_gid(0);
+        block.set_mtime(0);
+        block.set_cksum();
+        let mut reader = Reader::new(io::Cursor::new(block.as_bytes().repeat(3)), skip_by_reading);
+        let mut budget = Budget(600);
+        assert!(reader.next(&mut budget).unwrap().is_some());
+        assert!(reader.next(&mut budget).unwrap().is_some());
+        assert!(matches!(
+            reader.next(&mut budget),
+            Err(ArchiveError::TooMany)
+        ));
+    }
+
+    #[test]
+    fn attributes_that_no_file_system_takes_are_dropped() {
+        let mut extensions = Extensions::default();
+        extensions
+            .pax(b"39 SCHILY.xattr.com.apple.provenance=x\n", 0)
+            .unwrap();
+        assert_eq!(extensions.xattrs.len(), 0);
+    }
 }
