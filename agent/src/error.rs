@@ -7,16 +7,16 @@ use ttrpc::Code;
 /// A refusal or a failure: which kind, the sentence, and what caused it.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub(crate) struct Error {
+pub(crate) struct Failure {
     code: Code,
     text: String,
     source: Option<io::Error>,
 }
 
 /// The agent's results.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-impl Error {
+impl Failure {
     fn new(code: Code, text: impl Into<String>) -> Self {
         Self {
             code,
@@ -70,14 +70,14 @@ impl Error {
     }
 }
 
-impl From<Error> for ttrpc::Error {
-    fn from(error: Error) -> Self {
+impl From<Failure> for ttrpc::Error {
+    fn from(error: Failure) -> Self {
         let text = crate::log::chain(&error);
         Self::RpcStatus(ttrpc::get_status(error.code, text))
     }
 }
 
-/// Turns a system's error into an [`Error`] that says what was tried.
+/// Turns a system's error into an [`Failure`] that says what was tried.
 pub(crate) trait Attempt<T> {
     /// Names the act, and in it the object.
     fn attempt(self, act: impl FnOnce() -> String) -> Result<T>;
@@ -85,6 +85,6 @@ pub(crate) trait Attempt<T> {
 
 impl<T, E: Into<io::Error>> Attempt<T> for std::result::Result<T, E> {
     fn attempt(self, act: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::os(act(), source))
+        self.map_err(|source| Failure::os(act(), source))
     }
 }

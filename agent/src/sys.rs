@@ -307,10 +307,10 @@ pub(crate) fn connect_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: all-zero is a valid sockaddr_vm.
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
-    address.svm_family = AF_VSOCK;
+    address.svm_family = libc::sa_family_t::try_from(libc::AF_VSOCK).unwrap_or(0);
     address.svm_cid = cid;
     address.svm_port = port;
-    let length = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
     // SAFETY: `address` is a live sockaddr_vm of the length passed.
     let result = unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), length) };
     match check(c_long::from(result)) {
@@ -319,8 +319,6 @@ pub(crate) fn connect_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
         Err(error) => Err(error),
     }
 }
-
-const AF_VSOCK: libc::sa_family_t = libc::AF_VSOCK as libc::sa_family_t;
 
 /// Brings the loopback interface of the caller's network namespace up.
 pub(crate) fn loopback_up() -> Result<(), Errno> {
@@ -335,7 +333,7 @@ pub(crate) fn loopback_up() -> Result<(), Errno> {
     for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).unwrap_or(0);
     // SAFETY: `request` is a live ifreq, which SIOCSIFFLAGS only reads.
     let result = unsafe {
         libc::ioctl(

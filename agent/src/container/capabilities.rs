@@ -3,7 +3,7 @@
 use protocol::oci;
 use rustix::thread::CapabilitySet;
 
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// The sets, as bits. The default is the empty set five times: a process
 /// whose configuration says nothing has none (LESSONS AG-1).
@@ -42,7 +42,7 @@ fn set(field: &str, names: &[String]) -> Result<CapabilitySet> {
             .strip_prefix("CAP_")
             .and_then(CapabilitySet::from_name)
             .ok_or_else(|| {
-                Error::argument(format!("process.capabilities.{field} {name:?} is unknown"))
+                Failure::argument(format!("process.capabilities.{field} {name:?} is unknown"))
             })?;
         Ok(set | known)
     })

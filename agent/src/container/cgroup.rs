@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::boot::CGROUP_ROOT;
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 use crate::sys;
 
 /// How long killed or frozen processes may take. They need no time of their
@@ -62,7 +62,7 @@ impl Cgroup {
             .find_map(|line| line.strip_prefix("0::/"))
             .map(|path| Path::new(CGROUP_ROOT).join(path))
             .filter(|path| path.starts_with(&self.path))
-            .ok_or_else(|| Error::internal(format!("process {init} has left its container")))?;
+            .ok_or_else(|| Failure::internal(format!("process {init} has left its container")))?;
         open_directory(&path).attempt(|| format!("open cgroup {}", path.display()))
     }
 
@@ -129,7 +129,7 @@ impl Cgroup {
         };
         match tokio::time::timeout(DEADLINE, reached).await {
             Ok(result) => result.attempt(act),
-            Err(_) => Err(Error::internal(format!(
+            Err(_) => Err(Failure::internal(format!(
                 "{} is not {key} {value} after {} s",
                 self.path.display(),
                 DEADLINE.as_secs()

@@ -7,7 +7,7 @@ use protocol::oci;
 use rustix::fs::{FileType, Mode, makedev};
 
 use super::paths::InRoot;
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// A device node to make.
 #[derive(Debug)]
@@ -72,14 +72,14 @@ impl DevicePlan {
     fn new(device: &oci::Device) -> Result<Self> {
         let path = InRoot::parse("linux.devices.path", &device.path)?;
         if path.steps.is_empty() {
-            return Err(Error::argument("linux.devices.path names the root"));
+            return Err(Failure::argument("linux.devices.path names the root"));
         }
         let kind = match device.kind.as_str() {
             "c" | "u" => FileType::CharacterDevice,
             "b" => FileType::BlockDevice,
             "p" => FileType::Fifo,
             kind => {
-                return Err(Error::argument(format!(
+                return Err(Failure::argument(format!(
                     "linux.devices.type {kind:?} of {} is none of c, b, u, p",
                     device.path
                 )));
@@ -87,7 +87,7 @@ impl DevicePlan {
         };
         let number = |value: i64| {
             u32::try_from(value).map_err(|_| {
-                Error::argument(format!("linux.devices number {value} of {}", device.path))
+                Failure::argument(format!("linux.devices number {value} of {}", device.path))
             })
         };
         let number = if kind == FileType::Fifo {

@@ -4,7 +4,7 @@
 //! child that made the root already waits then. So the identity travels in
 //! the message that lets it go on.
 
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// Ids of a process, and its home if its environment lacks one.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -34,7 +34,7 @@ impl Identity {
     /// `HOME=…` with its zero byte, or nothing.
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         if self.groups.len() > MOST_GROUPS {
-            return Err(Error::argument(format!(
+            return Err(Failure::argument(format!(
                 "process.user has {} groups, more than {MOST_GROUPS}",
                 self.groups.len()
             )));

@@ -6,7 +6,7 @@
 use protocol::oci;
 
 use super::cgroup::Cgroup;
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// A cgroup's file and what is written to it.
 type Setting = (String, String);
@@ -37,7 +37,7 @@ fn settings(resources: &oci::Resources) -> Result<Vec<Setting>> {
     }
     for (file, value) in &resources.unified {
         if file.contains('/') || !file.contains('.') {
-            return Err(Error::argument(format!(
+            return Err(Failure::argument(format!(
                 "linux.resources.unified {file:?} is no cgroup file"
             )));
         }
@@ -57,14 +57,14 @@ fn memory_settings(memory: &oci::MemoryLimits, settings: &mut Vec<Setting>) -> R
                 .checked_sub(limit)
                 .filter(|&swap| swap >= 0)
                 .ok_or_else(|| {
-                    Error::argument(format!(
+                    Failure::argument(format!(
                         "linux.resources.memory.swap {total} is below memory.limit {limit}"
                     ))
                 })?;
             Some(swap.to_string())
         }
         (Some(_), _) => {
-            return Err(Error::argument(
+            return Err(Failure::argument(
                 "linux.resources.memory.swap needs a memory.limit",
             ));
         }

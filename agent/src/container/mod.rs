@@ -28,7 +28,7 @@ use self::cgroup::Cgroup;
 use self::namespaces::Namespaces;
 use self::oom::OomCounter;
 use self::process::Process;
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// A container.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Container {
             return Ok(Arc::clone(&self.init));
         }
         self.execs().get(exec).cloned().ok_or_else(|| {
-            Error::not_found(format!(
+            Failure::not_found(format!(
                 "process {exec:?} of container {:?} does not exist",
                 self.id
             ))
@@ -100,7 +100,7 @@ const LONGEST_ID: usize = 200;
 pub(crate) fn check_id(field: &str, id: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-+".contains(&byte);
     if id.is_empty() || id.len() > LONGEST_ID || !id.bytes().all(plain) || id.starts_with('.') {
-        return Err(Error::argument(format!(
+        return Err(Failure::argument(format!(
             "{field} {id:?} is not 1 to {LONGEST_ID} letters, digits or any of _.-+"
         )));
     }

@@ -11,7 +11,7 @@ use protocol::oci;
 use rustix::mount::MountAttrFlags;
 
 use super::paths::{InRoot, c_string};
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 use crate::sys::MountAttributes;
 
 /// One mount, ready to be made.
@@ -84,12 +84,12 @@ impl MountPlan {
         let source = if bind {
             let path = mount.source.as_deref().unwrap_or_default();
             if !path.starts_with('/') {
-                return Err(Error::argument(format!(
+                return Err(Failure::argument(format!(
                     "mounts.source {path:?} of {clean} is not an absolute path"
                 )));
             }
             if let Some((name, _)) = options.data.first() {
-                return Err(Error::argument(format!(
+                return Err(Failure::argument(format!(
                     "mounts.options {:?} of {clean} makes no sense for a bind mount",
                     name.to_string_lossy()
                 )));
@@ -124,14 +124,14 @@ impl MountPlan {
 
 fn refuse_target(clean: &str, kind: &str, bind: bool) -> Result<()> {
     if clean == "/" {
-        return Err(Error::argument(
+        return Err(Failure::argument(
             "mounts.destination \"/\" would hide the root",
         ));
     }
     let proc = clean == "/proc" || clean.starts_with("/proc/");
     let allowed = PROC_FILES.contains(&clean) || (clean == "/proc" && kind == "proc" && !bind);
     if proc && !allowed {
-        return Err(Error::argument(format!(
+        return Err(Failure::argument(format!(
             "mounts.destination {clean:?} is inside /proc, where only a proc file system may be"
         )));
     }
@@ -173,7 +173,7 @@ impl Options {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
             "remount" | "idmap" | "ridmap" | "tmpcopyup" => {
-                return Err(Error::argument(format!(
+                return Err(Failure::argument(format!(
                     "mounts.options {word:?} of {target} is not supported"
                 )));
             }

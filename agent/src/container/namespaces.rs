@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use protocol::oci;
 
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 
 /// A kind of namespace that the agent handles.
 #[derive(Debug, Eq, PartialEq)]
@@ -80,7 +80,7 @@ impl NamespacePlan {
         };
         for namespace in namespaces {
             if !KINDS.iter().any(|kind| kind.name == namespace.kind) {
-                return Err(Error::argument(format!(
+                return Err(Failure::argument(format!(
                     "linux.namespaces type {:?} is not supported",
                     namespace.kind
                 )));
@@ -94,7 +94,7 @@ impl NamespacePlan {
                 continue;
             };
             if found.next().is_some() {
-                return Err(Error::argument(format!(
+                return Err(Failure::argument(format!(
                     "linux.namespaces has {} twice",
                     kind.name
                 )));
@@ -105,7 +105,7 @@ impl NamespacePlan {
             }
         }
         if plan.new & libc::CLONE_NEWNS == 0 {
-            return Err(Error::argument(
+            return Err(Failure::argument(
                 "linux.namespaces has no new mount namespace",
             ));
         }

@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// A path below a container's root.
 #[derive(Clone, Debug)]
@@ -31,7 +31,9 @@ impl InRoot {
     /// does it; `..` never leaves the root.
     pub(crate) fn parse(field: &str, path: &str) -> Result<Self> {
         if !path.starts_with('/') {
-            return Err(Error::argument(format!("{field} {path:?} is not absolute")));
+            return Err(Failure::argument(format!(
+                "{field} {path:?} is not absolute"
+            )));
         }
         let mut names: Vec<&str> = Vec::new();
         for name in path.split('/') {
@@ -74,7 +76,7 @@ impl InRoot {
 
 /// A string for the kernel. `field` is named when it holds a zero byte.
 pub(crate) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::argument(format!("{field} contains a zero byte")))
+    CString::new(text).map_err(|_| Failure::argument(format!("{field} contains a zero byte")))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::mounts::{self, MountPlan, Source};
 use super::paths::{InRoot, c_string};
 use super::rlimits;
 use super::rootfs::RootPlan;
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 use crate::sys::StringArray;
 
 /// The whole.
@@ -120,7 +120,7 @@ impl ContainerPlan {
         let propagation = match linux.rootfs_propagation.as_deref() {
             None | Some("") => None,
             Some(word) => Some(mounts::propagation(word).ok_or_else(|| {
-                Error::argument(format!("linux.rootfsPropagation {word:?} is unknown"))
+                Failure::argument(format!("linux.rootfsPropagation {word:?} is unknown"))
             })?),
         };
         let paths = |field: &str, paths: &[String]| {
@@ -167,7 +167,7 @@ fn sysctl(name: &str, value: &str) -> Result<(CString, Vec<u8>, Vec<u8>)> {
         name.replace('.', "/")
     };
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(Error::argument(format!(
+        return Err(Failure::argument(format!(
             "linux.sysctl {name:?} is no parameter's name"
         )));
     }
@@ -208,10 +208,10 @@ impl ProcessPlan {
         let program = process
             .args
             .first()
-            .ok_or_else(|| Error::argument("process.args is empty"))?
+            .ok_or_else(|| Failure::argument("process.args is empty"))?
             .as_str();
         if !process.cwd.starts_with('/') {
-            return Err(Error::argument(format!(
+            return Err(Failure::argument(format!(
                 "process.cwd {:?} is not absolute",
                 process.cwd
             )));

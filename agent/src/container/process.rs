@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::identity::Identity;
 use super::spawn::Conversation;
 use super::stdio::{Stdio, StdioRequest};
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 use crate::sys;
 
 /// How a process ended.
@@ -156,11 +156,11 @@ impl Process {
 
     /// Sends a signal; a process that has ended is not found.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
-        let finished = || Error::not_found(format!("{}: process already finished", self.name()));
+        let finished = || Failure::not_found(format!("{}: process already finished", self.name()));
         match &*self.phase() {
             Phase::Stopped(_) => return Err(finished()),
             Phase::Added(_) => {
-                return Err(Error::state(format!("{} is not started", self.name())));
+                return Err(Failure::state(format!("{} is not started", self.name())));
             }
             _ => {}
         }
@@ -168,8 +168,8 @@ impl Process {
         match sys::send_signal(live.pidfd.as_fd(), signal) {
             Ok(()) => Ok(()),
             Err(Errno::SRCH) => Err(finished()),
-            Err(Errno::INVAL) => Err(Error::argument(format!("signal {signal} does not exist"))),
-            Err(errno) => Err(Error::os(
+            Err(Errno::INVAL) => Err(Failure::argument(format!("signal {signal} does not exist"))),
+            Err(errno) => Err(Failure::os(
                 format!("send signal {signal} to {}", self.name()),
                 errno,
             )),

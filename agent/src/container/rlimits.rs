@@ -3,7 +3,7 @@
 use protocol::oci;
 use rustix::process::{Resource, Rlimit};
 
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// The limits that the configuration names.
 pub(crate) fn plan(rlimits: &[oci::Rlimit]) -> Result<Vec<(Resource, Rlimit)>> {
@@ -13,9 +13,9 @@ pub(crate) fn plan(rlimits: &[oci::Rlimit]) -> Result<Vec<(Resource, Rlimit)>> {
 fn one(rlimit: &oci::Rlimit) -> Result<(Resource, Rlimit)> {
     let kind = rlimit.kind.as_str();
     let resource = resource(kind)
-        .ok_or_else(|| Error::argument(format!("process.rlimits type {kind:?} is unknown")))?;
+        .ok_or_else(|| Failure::argument(format!("process.rlimits type {kind:?} is unknown")))?;
     if rlimit.soft > rlimit.hard {
-        return Err(Error::argument(format!(
+        return Err(Failure::argument(format!(
             "process.rlimits {kind}: soft limit {} is above hard limit {}",
             rlimit.soft, rlimit.hard
         )));

@@ -12,7 +12,7 @@ use protocol::agent::api::Mount;
 
 use super::mounts::{FileSystem, Source};
 use super::paths::c_string;
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 
 /// How the root is put together.
 #[derive(Debug)]
@@ -41,26 +41,26 @@ impl RootPlan {
     /// Checks the request's `rootfs` and finds its devices.
     pub(crate) fn new(rootfs: &[Mount]) -> Result<Self> {
         let (overlay, layers) = match rootfs.split_last() {
-            None => return Err(Error::argument("rootfs is empty")),
+            None => return Err(Failure::argument("rootfs is empty")),
             Some((last, layers)) if last.type_ == "overlay" => (true, layers),
             Some(_) => (false, rootfs),
         };
         if let Some(misplaced) = layers.iter().position(|mount| mount.type_ == "overlay") {
-            return Err(Error::argument(format!(
+            return Err(Failure::argument(format!(
                 "rootfs[{misplaced}] is an overlay, but not last"
             )));
         }
         if layers.is_empty() {
-            return Err(Error::argument("rootfs has no layer below its overlay"));
+            return Err(Failure::argument("rootfs has no layer below its overlay"));
         }
         if !overlay && layers.len() != 1 {
-            return Err(Error::argument(format!(
+            return Err(Failure::argument(format!(
                 "rootfs has {} layers and no overlay to join them",
                 layers.len()
             )));
         }
         if layers.len() > MOST_LAYERS {
-            return Err(Error::argument(format!(
+            return Err(Failure::argument(format!(
                 "rootfs has {} layers, more than {MOST_LAYERS}",
                 layers.len()
             )));
@@ -78,7 +78,7 @@ impl Layer {
     fn new(index: usize, mount: &Mount) -> Result<Self> {
         let field = format!("rootfs[{index}]");
         let source = match mount.type_.as_str() {
-            "" => return Err(Error::argument(format!("{field} has no type"))),
+            "" => return Err(Failure::argument(format!("{field} has no type"))),
             "bind" => Source::Bind {
                 path: c_string(&field, &*mount.source)?,
                 recursive: true,
@@ -113,9 +113,9 @@ impl Layer {
 fn slot_device(field: &str, slot: &str) -> Result<String> {
     let number: u8 = slot
         .parse()
-        .map_err(|_| Error::argument(format!("{field}.source \"slot:{slot}\" has no number")))?;
+        .map_err(|_| Failure::argument(format!("{field}.source \"slot:{slot}\" has no number")))?;
     let platform = format!("/sys/bus/platform/devices/virtio-mmio.{number}");
-    let absent = || Error::not_found(format!("{field}.source: no block device in slot {number}"));
+    let absent = || Failure::not_found(format!("{field}.source: no block device in slot {number}"));
     let device = child_named(Path::new(&platform), "virtio").ok_or_else(absent)?;
     let block = if let Some(bus) = child_named(&device, "ndbus") {
         let region = child_named(&bus, "region").ok_or_else(absent)?;

@@ -17,7 +17,7 @@ use super::child;
 use super::child::fault::{FaultKind, RECORD_ROOM, Report};
 use super::identity::Identity;
 use super::plan::Plan;
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 use crate::sys::{self, Cloned};
 
 /// A process that prepares itself.
@@ -71,11 +71,11 @@ pub(crate) struct Conversation(AsyncFd<OwnedFd>);
 #[derive(Debug)]
 pub(crate) enum StartFailure {
     /// There is none; the shell's 127.
-    NotFound(Error),
+    NotFound(Failure),
     /// It cannot be executed; the shell's 126.
-    NotExecutable(Error),
+    NotExecutable(Failure),
     /// Something before it failed.
-    Setup(Error),
+    Setup(Failure),
 }
 
 impl StartFailure {
@@ -88,7 +88,7 @@ impl StartFailure {
     }
 
     /// The answer to the request.
-    pub(crate) fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Failure {
         match self {
             Self::NotFound(error) | Self::NotExecutable(error) | Self::Setup(error) => error,
         }
@@ -121,13 +121,13 @@ impl Conversation {
             Ok(_) => {}
             Err(Errno::PIPE | Errno::CONNRESET) => return Err(StartFailure::Setup(died())),
             Err(errno) => {
-                return Err(StartFailure::Setup(Error::os("start the process", errno)));
+                return Err(StartFailure::Setup(Failure::os("start the process", errno)));
             }
         }
         match self.record().await.map_err(StartFailure::Setup)? {
             Record::End => Ok(()),
             Record::Fault(report) => Err(failure(&report)),
-            Record::Ready(_) => Err(StartFailure::Setup(Error::internal("ready twice"))),
+            Record::Ready(_) => Err(StartFailure::Setup(Failure::internal("ready twice"))),
         }
     }
 
@@ -170,8 +170,8 @@ fn receive(socket: BorrowedFd<'_>) -> IoResult<Record> {
     }
 }
 
-fn died() -> Error {
-    Error::internal("the container's process ended while it was being prepared")
+fn died() -> Failure {
+    Failure::internal("the container's process ended while it was being prepared")
 }
 
 /// A report as an answer, in the words that people know from runc.
@@ -183,29 +183,29 @@ fn failure(report: &Report) -> StartFailure {
             format!(" {}", report.object)
         };
         let act = format!("{}{object}", report.act);
-        return StartFailure::Setup(Error::os(act, report.errno));
+        return StartFailure::Setup(Failure::os(act, report.errno));
     }
     let program = &report.object;
     let searched = !program.contains('/');
     match report.errno {
         Errno::NOENT | Errno::NOTDIR | Errno::ISDIR if searched => {
-            StartFailure::NotFound(Error::not_found(format!(
+            StartFailure::NotFound(Failure::not_found(format!(
                 "exec {program:?}: executable file not found in $PATH"
             )))
         }
-        Errno::NOENT | Errno::NOTDIR => StartFailure::NotFound(Error::not_found(format!(
+        Errno::NOENT | Errno::NOTDIR => StartFailure::NotFound(Failure::not_found(format!(
             "exec {program:?}: no such file or directory"
         ))),
-        Errno::ISDIR => {
-            StartFailure::NotExecutable(Error::denied(format!("exec {program:?}: is a directory")))
-        }
-        Errno::NOEXEC => StartFailure::NotExecutable(Error::denied(format!(
+        Errno::ISDIR => StartFailure::NotExecutable(Failure::denied(format!(
+            "exec {program:?}: is a directory"
+        ))),
+        Errno::NOEXEC => StartFailure::NotExecutable(Failure::denied(format!(
             "exec {program:?}: exec format error"
         ))),
-        Errno::ACCESS | Errno::PERM => StartFailure::NotExecutable(Error::denied(format!(
+        Errno::ACCESS | Errno::PERM => StartFailure::NotExecutable(Failure::denied(format!(
             "exec {program:?}: permission denied"
         ))),
-        errno => StartFailure::NotExecutable(Error::denied(format!(
+        errno => StartFailure::NotExecutable(Failure::denied(format!(
             "exec {program:?}: {}",
             std::io::Error::from(errno)
         ))),

@@ -26,7 +26,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 use crate::sys;
 use crate::transport::{Stream, Transport};
 
@@ -58,7 +58,7 @@ impl StdioRequest {
     /// Connects every stream that has an address.
     pub(crate) async fn connect(&self, transport: &Transport) -> Result<Connections> {
         if self.terminal && !self.stderr.is_empty() {
-            return Err(Error::argument(
+            return Err(Failure::argument(
                 "stderr: a terminal has no stream of its own for it",
             ));
         }
@@ -81,7 +81,7 @@ async fn connect(transport: &Transport, field: &str, address: &str) -> Result<Op
     }
     let StreamAddress(port): StreamAddress = address
         .parse()
-        .map_err(|error| Error::argument(format!("{field}: {error}")))?;
+        .map_err(|error| Failure::argument(format!("{field}: {error}")))?;
     connect_port(transport, field, port).await.map(Some)
 }
 
@@ -242,7 +242,7 @@ impl Stdio {
         let master = self
             .master
             .as_ref()
-            .ok_or_else(|| Error::state("the process has no terminal"))?;
+            .ok_or_else(|| Failure::state("the process has no terminal"))?;
         tcsetwinsize(master.as_fd(), window(rows, columns)).attempt(|| "resize the terminal".into())
     }
 }

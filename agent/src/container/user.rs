@@ -14,7 +14,7 @@ use protocol::oci;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::identity::Identity;
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 
 /// Most bytes of a file that are looked at.
 const MOST_BYTES: u64 = 1 << 20;
@@ -111,7 +111,7 @@ fn by_name(text: &str, passwd: &str, group: &str) -> Result<Identity> {
             ..Identity::default()
         },
         (None, None) => {
-            return Err(Error::not_found(format!(
+            return Err(Failure::not_found(format!(
                 "user {user:?} is not in the container's /etc/passwd"
             )));
         }
@@ -122,7 +122,7 @@ fn by_name(text: &str, passwd: &str, group: &str) -> Result<Identity> {
                 .find(|(name, ..)| *name == wanted)
                 .map(|(_, gid, _)| gid);
             identity.gid = named.or_else(|| id(wanted)).ok_or_else(|| {
-                Error::not_found(format!(
+                Failure::not_found(format!(
                     "group {wanted:?} is not in the container's /etc/group"
                 ))
             })?;

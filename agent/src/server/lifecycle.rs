@@ -30,7 +30,7 @@ use crate::container::rootfs::RootPlan;
 use crate::container::spawn::{self, Conversation, Spawned};
 use crate::container::stdio::{Connections, Stdio, StdioRequest, Until, window};
 use crate::container::{Container, check_id, limits, oom, user};
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 use crate::{log, sys};
 
 /// Status of a process whose program could not be started for a reason other
@@ -44,7 +44,7 @@ impl Agent {
         check_id("id", &request.id)?;
         let spec: oci::Spec = json("options", SPEC_TYPE_URL, &request.options)?;
         if self.containers().contains_key(&request.id) {
-            return Err(Error::exists(format!(
+            return Err(Failure::exists(format!(
                 "container {:?} exists already",
                 request.id
             )));
@@ -81,7 +81,7 @@ impl Agent {
         let agent = Arc::clone(self);
         let watched = Arc::downgrade(&container);
         tokio::spawn(oom::watch(watched, move |container| {
-            agent.publish_oom(container)
+            agent.publish_oom(container);
         }));
         Ok(pid)
     }
@@ -92,7 +92,7 @@ impl Agent {
         spec: &oci::Spec,
     ) -> Result<Container> {
         if !request.checkpoint.is_empty() {
-            return Err(Error::unsupported(
+            return Err(Failure::unsupported(
                 "checkpoint: containers cannot be restored",
             ));
         }
@@ -128,7 +128,7 @@ impl Agent {
         let process = spec
             .process
             .as_ref()
-            .ok_or_else(|| Error::argument("options: no process"))?;
+            .ok_or_else(|| Failure::argument("options: no process"))?;
         let stdio = StdioRequest {
             terminal: request.terminal,
             stdin: request.stdin.clone(),
@@ -136,7 +136,7 @@ impl Agent {
             stderr: request.stderr.clone(),
         };
         if request.terminal != process.terminal {
-            return Err(Error::argument(
+            return Err(Failure::argument(
                 "terminal differs from options' process.terminal",
             ));
         }
@@ -198,7 +198,7 @@ impl Agent {
         let stdio = match (pipes, master) {
             (Some(pipes), _) => Stdio::with_pipes(connections, pipes, until)?,
             (None, Some(master)) => Stdio::with_terminal(connections, master)?,
-            (None, None) => return Err(Error::internal("the process has sent no terminal")),
+            (None, None) => return Err(Failure::internal("the process has sent no terminal")),
         };
         process.set_stdio(stdio);
         Ok(conversation)
@@ -282,7 +282,7 @@ impl Agent {
         // What is wrong with it is told here, not when it is started.
         drop(ProcessPlan::new(&config)?);
         if request.terminal != config.terminal {
-            return Err(Error::argument("terminal differs from spec's terminal"));
+            return Err(Failure::argument("terminal differs from spec's terminal"));
         }
         if !matches!(*container.init.phase(), Phase::Running) {
             return Err(not_running(&container));
@@ -295,7 +295,7 @@ impl Agent {
         };
         let mut execs = container.execs();
         if execs.contains_key(&request.exec_id) {
-            return Err(Error::exists(format!(
+            return Err(Failure::exists(format!(
                 "process {:?} of container {:?} exists already",
                 request.exec_id, request.id
             )));
@@ -329,7 +329,7 @@ impl Agent {
                     mem::replace(&mut *phase, Phase::Starting(None))
                 }
                 other => {
-                    return Err(Error::state(format!(
+                    return Err(Failure::state(format!(
                         "{} is {}, it cannot be started",
                         process.name(),
                         other.name()
@@ -372,7 +372,7 @@ impl Agent {
             return Err(not_running(container));
         }
         if container.paused.load(Ordering::Relaxed) {
-            return Err(Error::state(format!(
+            return Err(Failure::state(format!(
                 "container {:?} is paused",
                 container.id
             )));
@@ -503,7 +503,7 @@ impl Agent {
             Phase::Added(_) => Exit::now(0),
             Phase::Waiting { .. } => Exit::now(128_u32.saturating_add(sys::KILL.unsigned_abs())),
             phase => {
-                return Err(Error::state(format!(
+                return Err(Failure::state(format!(
                     "{} is {}, it cannot be deleted",
                     process.name(),
                     phase.name()
@@ -517,7 +517,9 @@ impl Agent {
         container.cgroup.kill()?;
         container.cgroup.remove().await?;
         if self.containers().remove(id).is_none() {
-            return Err(Error::not_found(format!("container {id:?} does not exist")));
+            return Err(Failure::not_found(format!(
+                "container {id:?} does not exist"
+            )));
         }
         self.events.publish(
             topics::TASK_DELETE_EVENT_TOPIC,
@@ -552,8 +554,8 @@ fn event_id(process: &Process) -> String {
     }
 }
 
-fn not_running(container: &Container) -> Error {
-    Error::state(format!(
+fn not_running(container: &Container) -> Failure {
+    Failure::state(format!(
         "container {:?} is {}, not running",
         container.id,
         container.init.phase().name()
@@ -568,13 +570,13 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(
 ) -> Result<T> {
     let any = any
         .as_ref()
-        .ok_or_else(|| Error::argument(format!("{field} is missing")))?;
+        .ok_or_else(|| Failure::argument(format!("{field} is missing")))?;
     if any.type_url.trim_start_matches('/') != type_url {
-        return Err(Error::argument(format!(
+        return Err(Failure::argument(format!(
             "{field} has type {:?}, not {type_url:?}",
             any.type_url
         )));
     }
     serde_json::from_slice(&any.value)
-        .map_err(|error| Error::argument(format!("{field} is not readable: {error}")))
+        .map_err(|error| Failure::argument(format!("{field} is not readable: {error}")))
 }

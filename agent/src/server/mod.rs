@@ -30,7 +30,7 @@ use ttrpc::asynchronous::transport::Listener;
 
 use crate::container::Container;
 use crate::container::process::Process;
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 use crate::events::Events;
 use crate::timeline::Timeline;
 use crate::transport::{Stream, Transport};
@@ -93,7 +93,7 @@ pub(crate) async fn serve(
     server
         .start()
         .await
-        .map_err(|error| Error::internal(format!("serve ttrpc: {error}")))?;
+        .map_err(|error| Failure::internal(format!("serve ttrpc: {error}")))?;
     agent.timeline.stamp(AGENT_READY);
     tokio::select! {
         () = gone.notified() => Ok(()),
@@ -121,7 +121,7 @@ impl Agent {
             .get(id)
             .cloned()
             .flatten()
-            .ok_or_else(|| Error::not_found(format!("container {id:?} does not exist")))
+            .ok_or_else(|| Failure::not_found(format!("container {id:?} does not exist")))
     }
 
     /// Kills everything and ends the agent.

@@ -13,7 +13,7 @@ use rustix::system::{sysinfo, uname};
 use ttrpc::r#async::TtrpcContext;
 
 use super::Agent;
-use crate::error::{Attempt, Error, Result};
+use crate::error::{Attempt, Failure, Result};
 
 /// The service.
 pub(super) struct SandboxService(pub(super) Arc<Agent>);
@@ -101,7 +101,7 @@ fn online() -> Result<u32> {
 fn list_length(file: &str) -> Result<u32> {
     let path = format!("{CPUS}/{file}");
     let text = fs::read_to_string(&path).attempt(|| format!("read {path}"))?;
-    count(text.trim()).ok_or_else(|| Error::internal(format!("{path} says {text:?}")))
+    count(text.trim()).ok_or_else(|| Failure::internal(format!("{path} says {text:?}")))
 }
 
 /// The length of a list such as `0-1,3`.
@@ -117,7 +117,7 @@ fn count(list: &str) -> Option<u32> {
 fn bring_online(wanted: u32) -> Result<()> {
     let present = list_length("present")?;
     if wanted > present {
-        return Err(Error::argument(format!(
+        return Err(Failure::argument(format!(
             "count {wanted}: the guest has {present} processors"
         )));
     }

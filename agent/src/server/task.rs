@@ -1,6 +1,7 @@
 //! containerd's Task service, version 3. Every method is here: one left out
 //! would compile and answer `NOT_FOUND` at run time.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +20,7 @@ use protocol::agent::events::{TaskPaused, TaskResumed};
 use protocol::agent::runc::ProcessDetails;
 use protocol::agent::task::Task;
 use protocol::agent::{RESOURCES_TYPE_URL, topics};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use ttrpc::r#async::TtrpcContext;
 
@@ -26,7 +28,7 @@ use super::Agent;
 use super::lifecycle::json;
 use crate::container::process::{Phase, Process};
 use crate::container::{Container, limits, stats};
-use crate::error::{Error, Result};
+use crate::error::{Failure, Result};
 use crate::sys;
 
 /// The service.
@@ -140,7 +142,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         _request: CheckpointTaskRequest,
     ) -> ttrpc::Result<Empty> {
-        Err(Error::unsupported(
+        Err(Failure::unsupported(
             "a single container cannot be checkpointed; the sandbox as a whole is what can be saved",
         )
         .into())
@@ -150,7 +152,7 @@ impl Task for TaskService {
         let container = self.0.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         let signal = i32::try_from(request.signal)
-            .map_err(|_| Error::argument(format!("signal {} does not exist", request.signal)))?;
+            .map_err(|_| Failure::argument(format!("signal {} does not exist", request.signal)))?;
         if request.all && process.is_init() {
             kill_all(&container, signal)?;
         } else {
@@ -176,7 +178,7 @@ impl Task for TaskService {
         let process = self.0.container(&request.id)?.process(&request.exec_id)?;
         let size = |field: &str, value: u32| {
             u16::try_from(value)
-                .map_err(|_| Error::argument(format!("{field} {value} is too large")))
+                .map_err(|_| Failure::argument(format!("{field} {value} is too large")))
         };
         let (rows, columns) = (
             size("height", request.height)?,
@@ -184,7 +186,7 @@ impl Task for TaskService {
         );
         let stdio = process
             .stdio()
-            .ok_or_else(|| Error::state(format!("{} is not started", process.name())))?;
+            .ok_or_else(|| Failure::state(format!("{} is not started", process.name())))?;
         stdio.resize(rows, columns)?;
         Ok(Empty::new())
     }
@@ -225,7 +227,7 @@ impl Task for TaskService {
         drop(process);
         let exit = exited
             .await
-            .ok_or_else(|| Error::not_found(format!("{name} has been deleted")))?;
+            .ok_or_else(|| Failure::not_found(format!("{name} has been deleted")))?;
         Ok(WaitResponse {
             exit_status: exit.status,
             exited_at: MessageField::some(exit.timestamp()),
@@ -279,7 +281,7 @@ async fn detached<T: Send + 'static>(
 ) -> Result<T> {
     tokio::spawn(work)
         .await
-        .unwrap_or_else(|error| Err(Error::internal(format!("the agent gave up: {error}"))))
+        .unwrap_or_else(|error| Err(Failure::internal(format!("the agent gave up: {error}"))))
 }
 
 fn state(container: &Container, process: &Process) -> StateResponse {
@@ -331,7 +333,7 @@ fn info(container: &Container, pid: u32) -> ProcessInfo {
 fn any(type_url: &str, message: &impl Message) -> Result<Any> {
     let value = message
         .write_to_bytes()
-        .map_err(|error| Error::internal(format!("write {type_url}: {error}")))?;
+        .map_err(|error| Failure::internal(format!("write {type_url}: {error}")))?;
     Ok(Any {
         type_url: type_url.into(),
         value,
@@ -341,7 +343,7 @@ fn any(type_url: &str, message: &impl Message) -> Result<Any> {
 
 async fn set_frozen(container: &Container, frozen: bool) -> Result<()> {
     if !matches!(*container.init.phase(), Phase::Running) {
-        return Err(Error::state(format!(
+        return Err(Failure::state(format!(
             "container {:?} is not running",
             container.id
         )));
@@ -352,7 +354,7 @@ async fn set_frozen(container: &Container, frozen: bool) -> Result<()> {
         } else {
             "not paused"
         };
-        return Err(Error::state(format!(
+        return Err(Failure::state(format!(
             "container {:?} is {state}",
             container.id
         )));
@@ -378,12 +380,9 @@ fn kill_all(container: &Container, signal: i32) -> Result<()> {
         .collect();
     let present = container.cgroup.processes();
     for (_, process) in pinned.iter().filter(|(pid, _)| present.contains(pid)) {
-        match sys::send_signal(std::os::fd::AsFd::as_fd(process), signal) {
-            Err(rustix::io::Errno::INVAL) => {
-                return Err(Error::argument(format!("signal {signal} does not exist")));
-            }
-            // It ended by itself; that is what was wanted.
-            _ => {}
+        // Any other failure: it ended by itself, which is what was wanted.
+        if sys::send_signal(process.as_fd(), signal) == Err(Errno::INVAL) {
+            return Err(Failure::argument(format!("signal {signal} does not exist")));
         }
     }
     Ok(())

@@ -45,6 +45,7 @@ pub(crate) struct Guest {
     ports: Ports,
     next_port: AtomicU32,
     child: Child,
+    connection: std::os::unix::net::UnixStream,
     _directory: tempfile::TempDir,
 }
 
@@ -104,13 +105,16 @@ impl Guest {
             .await
             .expect("agent connects")
             .unwrap();
-        let client = Client::new(Socket::new(stream));
+        let stream = stream.into_std().unwrap();
+        let connection = stream.try_clone().unwrap();
+        let client = Client::new(Socket::new(UnixStream::from_std(stream).unwrap()));
         Self {
             tasks: TaskClient::new(client.clone()),
             sandbox: SandboxClient::new(client),
             ports,
             next_port: AtomicU32::new(HostPort::FIRST_STREAM.0),
             child,
+            connection,
             _directory: directory,
         }
     }
@@ -297,13 +301,21 @@ impl Guest {
             .unwrap();
     }
 
+    /// Breaks the keeper's connection.
+    pub(crate) fn disconnect(&self) {
+        self.connection.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    /// The agent's process id, as the test sees it.
+    pub(crate) fn agent(&self) -> String {
+        let unshare = self.child.id().unwrap();
+        let path = format!("/proc/{unshare}/task/{unshare}/children");
+        std::fs::read_to_string(path).unwrap().trim().into()
+    }
+
     /// Descriptors that the agent has open.
     pub(crate) fn descriptors(&self) -> usize {
-        let unshare = self.child.id().unwrap();
-        let children =
-            std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
-        let agent = children.split_whitespace().next().unwrap();
-        std::fs::read_dir(format!("/proc/{agent}/fd"))
+        std::fs::read_dir(format!("/proc/{}/fd", self.agent()))
             .unwrap()
             .count()
     }
