@@ -57,15 +57,17 @@ impl Assets {
     ///
     /// [`AssetError::Program`].
     pub fn locate() -> Result<Self, AssetError> {
-        let program =
-            std::env::current_exe().map_err(|source| AssetError::Program { source })?;
+        let program = std::env::current_exe().map_err(|source| AssetError::Program { source })?;
         Ok(Self::beside(&program))
     }
 
     /// The files that belong to the program at `PREFIX/bin/NAME`.
     #[must_use]
     pub fn beside(program: &Path) -> Self {
-        let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+        let prefix = program
+            .parent()
+            .and_then(Path::parent)
+            .unwrap_or(Path::new("/"));
         let directory = prefix.join("lib/nerite");
         Self {
             vmm: directory.join("nerite-vmm"),
@@ -95,7 +97,11 @@ impl Assets {
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, AssetError> {
-    File::open(path).map_err(|source| AssetError::Open { what, path: path.into(), source })
+    File::open(path).map_err(|source| AssetError::Open {
+        what,
+        path: path.into(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -111,7 +117,9 @@ mod tests {
 
     #[test]
     fn missing_asset_is_named() {
-        let error = Assets::beside(Path::new("/nowhere/bin/nerite")).open_kernel().unwrap_err();
+        let error = Assets::beside(Path::new("/nowhere/bin/nerite"))
+            .open_kernel()
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "open the guest kernel /nowhere/lib/nerite/vmlinux; reinstall nerite (`make install`)"

@@ -38,9 +38,9 @@ use protocol::oci;
 use protocol::stream::{HostPort, StreamAddress};
 use protocol::timeline::{GuestClock, Point};
 use tokio::sync::watch;
+use ttrpc::r#async::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::Context;
-use ttrpc::r#async::Client;
 
 use crate::assets::{AssetError, Assets};
 use crate::size::ByteSize;
@@ -165,7 +165,9 @@ pub struct Sandbox {
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The generated clients have no form of their own.
-        f.debug_struct("Sandbox").field("vmm", &self.vmm).finish_non_exhaustive()
+        f.debug_struct("Sandbox")
+            .field("vmm", &self.vmm)
+            .finish_non_exhaustive()
     }
 }
 
@@ -225,7 +227,11 @@ impl Sandbox {
         let vmm = Arc::new(vmm);
         let (end_sender, end) = watch::channel(None);
         let running = Running::default();
-        let monitor = Monitor { vmm: vmm.clone(), end: end_sender, running: running.clone() };
+        let monitor = Monitor {
+            vmm: vmm.clone(),
+            end: end_sender,
+            running: running.clone(),
+        };
         let monitor = tokio::spawn(monitor.run());
         let client = client(keeper)?;
         Ok(Self {
@@ -267,12 +273,19 @@ impl Sandbox {
             ..CreateTaskRequest::default()
         };
         let boot = tokio::time::sleep(BOOT_DEADLINE);
-        let answer = self.call("create a container", self.tasks.create(Context::default(), &request));
+        let answer = self.call(
+            "create a container",
+            self.tasks.create(Context::default(), &request),
+        );
         tokio::select! {
             answer = answer => answer?,
             () = boot => return Err(SandboxError::Deadline),
         };
-        Ok(Stdio { stdin, stdout, stderr })
+        Ok(Stdio {
+            stdin,
+            stdout,
+            stderr,
+        })
     }
 
     /// Starts a created container's process; returns its id in the guest.
@@ -282,9 +295,16 @@ impl Sandbox {
     /// `NOT_FOUND` when the program does not exist, `PERMISSION_DENIED` when
     /// it cannot be executed, as [`SandboxError::Refused`].
     pub async fn start_container(&self, id: &str) -> Result<u32, SandboxError> {
-        let request = StartRequest { id: id.into(), ..StartRequest::default() };
-        let answer =
-            self.call("start a container", self.tasks.start(Context::default(), &request)).await?;
+        let request = StartRequest {
+            id: id.into(),
+            ..StartRequest::default()
+        };
+        let answer = self
+            .call(
+                "start a container",
+                self.tasks.start(Context::default(), &request),
+            )
+            .await?;
         Ok(answer.pid)
     }
 
@@ -300,7 +320,11 @@ impl Sandbox {
             all,
             ..KillRequest::default()
         };
-        self.call("send a signal", self.tasks.kill(Context::default(), &request)).await?;
+        self.call(
+            "send a signal",
+            self.tasks.kill(Context::default(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -316,7 +340,11 @@ impl Sandbox {
             height: size.height.into(),
             ..ResizePtyRequest::default()
         };
-        self.call("resize a terminal", self.tasks.resize_pty(Context::default(), &request)).await?;
+        self.call(
+            "resize a terminal",
+            self.tasks.resize_pty(Context::default(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -326,8 +354,15 @@ impl Sandbox {
     ///
     /// [`SandboxError`].
     pub async fn delete(&self, id: &str) -> Result<(), SandboxError> {
-        let request = DeleteRequest { id: id.into(), ..DeleteRequest::default() };
-        self.call("delete a container", self.tasks.delete(Context::default(), &request)).await?;
+        let request = DeleteRequest {
+            id: id.into(),
+            ..DeleteRequest::default()
+        };
+        self.call(
+            "delete a container",
+            self.tasks.delete(Context::default(), &request),
+        )
+        .await?;
         Ok(())
     }
 
@@ -337,7 +372,10 @@ impl Sandbox {
     ///
     /// [`SandboxError`].
     pub async fn online_cpus(&self, count: u8) -> Result<(), SandboxError> {
-        let request = OnlineCpusRequest { count: count.into(), ..OnlineCpusRequest::default() };
+        let request = OnlineCpusRequest {
+            count: count.into(),
+            ..OnlineCpusRequest::default()
+        };
         let call = self.agent.online_cpus(Context::default(), &request);
         self.call("bring processors online", call).await?;
         Ok(())
@@ -352,7 +390,10 @@ impl Sandbox {
         let mut out_of_memory = false;
         let mut after = 0;
         loop {
-            let request = NextEventsRequest { after, ..NextEventsRequest::default() };
+            let request = NextEventsRequest {
+                after,
+                ..NextEventsRequest::default()
+            };
             let call = self.agent.next_events(Context::default(), &request);
             for event in self.call("report events", call).await?.events {
                 after = event.sequence;
@@ -367,7 +408,10 @@ impl Sandbox {
                     })?;
                     if exit.container_id == id && exit.id == id {
                         let status = u8::try_from(exit.exit_status).unwrap_or(u8::MAX);
-                        return Ok(ContainerExit { status, out_of_memory });
+                        return Ok(ContainerExit {
+                            status,
+                            out_of_memory,
+                        });
                     }
                 }
             }
@@ -383,8 +427,14 @@ impl Sandbox {
         let request = TimelineRequest::default();
         let call = self.agent.timeline(Context::default(), &request);
         let guest = self.call("report its timeline", call).await?;
-        let known = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some((clock, mut points)) = known else { return Ok(Vec::new()) };
+        let known = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some((clock, mut points)) = known else {
+            return Ok(Vec::new());
+        };
         points.extend(guest.points.into_iter().map(|point| Point {
             ns: clock.host_ns(point.tsc),
             name: point.name,
@@ -433,12 +483,14 @@ impl Sandbox {
         };
         match result {
             Ok(answer) => Ok(answer),
-            Err(ttrpc::Error::RpcStatus(status)) => {
-                Err(SandboxError::Refused { code: status.code(), message: status.message })
-            }
-            Err(source) => {
-                Err(self.last_words().await.unwrap_or(SandboxError::Agent { act, source }))
-            }
+            Err(ttrpc::Error::RpcStatus(status)) => Err(SandboxError::Refused {
+                code: status.code(),
+                message: status.message,
+            }),
+            Err(source) => Err(self
+                .last_words()
+                .await
+                .unwrap_or(SandboxError::Agent { act, source })),
         }
     }
 
@@ -453,7 +505,10 @@ impl Sandbox {
         match &*self.end.borrow() {
             Some(Ok(exit)) => SandboxError::Ended(exit.clone()),
             Some(Err(error)) => SandboxError::Vmm(error.clone()),
-            None => SandboxError::Ended(Exit { reason: ExitReason::KeeperGone, console: vec![] }),
+            None => SandboxError::Ended(Exit {
+                reason: ExitReason::KeeperGone,
+                console: vec![],
+            }),
         }
     }
 }
@@ -487,9 +542,7 @@ fn root_mounts(layers: usize, read_only: bool) -> Vec<Mount> {
     mounts
 }
 
-fn spec_any(
-    spec: &oci::Spec,
-) -> Result<protobuf::well_known_types::any::Any, SandboxError> {
+fn spec_any(spec: &oci::Spec) -> Result<protobuf::well_known_types::any::Any, SandboxError> {
     let value = serde_json::to_vec(spec).map_err(|error| SandboxError::Host {
         act: "write the container's configuration as JSON".into(),
         source: error.into(),
@@ -502,13 +555,17 @@ fn spec_any(
 }
 
 fn stream_pair() -> Result<(UnixStream, UnixStream), SandboxError> {
-    UnixStream::pair()
-        .map_err(|source| SandboxError::Host { act: "make a stream to the guest".into(), source })
+    UnixStream::pair().map_err(|source| SandboxError::Host {
+        act: "make a stream to the guest".into(),
+        source,
+    })
 }
 
 fn client(stream: UnixStream) -> Result<Client, SandboxError> {
-    let failed =
-        |source| SandboxError::Host { act: "open the stream to the agent".into(), source };
+    let failed = |source| SandboxError::Host {
+        act: "open the stream to the agent".into(),
+        source,
+    };
     stream.set_nonblocking(true).map_err(failed)?;
     let stream = tokio::net::UnixStream::from_std(stream).map_err(failed)?;
     Ok(Client::new(Socket::new(stream)))

@@ -62,7 +62,12 @@ impl FromStr for ByteSize {
             _ => return Err(bad()),
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        if !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) || whole.is_empty() {
+        if !whole
+            .bytes()
+            .chain(fraction.bytes())
+            .all(|b| b.is_ascii_digit())
+            || whole.is_empty()
+        {
             return Err(bad());
         }
         let unit = 1_u64 << shift;
@@ -96,7 +101,9 @@ impl Cpus {
     /// Whole processors that are needed to give so much.
     #[must_use]
     pub fn vcpus(self) -> u8 {
-        u8::try_from(self.0.div_ceil(1000)).unwrap_or(MAX_CPUS).clamp(1, MAX_CPUS)
+        u8::try_from(self.0.div_ceil(1000))
+            .unwrap_or(MAX_CPUS)
+            .clamp(1, MAX_CPUS)
     }
 
     /// Quota in microseconds per period of 100 ms, when it is not just the
@@ -120,13 +127,22 @@ impl FromStr for Cpus {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || BadCpus { text: text.into() };
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let all_digits = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
+        let all_digits = whole
+            .bytes()
+            .chain(fraction.bytes())
+            .all(|b| b.is_ascii_digit());
         if !all_digits || (whole.is_empty() && fraction.is_empty()) || fraction.len() > 3 {
             return Err(bad());
         }
-        let whole: u32 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
+        let whole: u32 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().map_err(|_| bad())?
+        };
         let thousandths: u32 = format!("{fraction:0<3}").parse().map_err(|_| bad())?;
-        let cpus = whole.checked_mul(1000).and_then(|w| w.checked_add(thousandths));
+        let cpus = whole
+            .checked_mul(1000)
+            .and_then(|w| w.checked_add(thousandths));
         cpus.filter(|cpus| (10..=u32::from(MAX_CPUS) * 1000).contains(cpus))
             .map(Self)
             .ok_or_else(bad)

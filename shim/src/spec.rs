@@ -64,8 +64,13 @@ const MASKED: [&str; 10] = [
     "/sys/firmware",
 ];
 
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -75,7 +80,10 @@ pub fn docker_like(options: &ContainerOptions) -> oci::Spec {
     oci::Spec {
         oci_version: "1.2.0".into(),
         process: Some(process(options)),
-        root: Some(oci::Root { path: "rootfs".into(), readonly: options.read_only }),
+        root: Some(oci::Root {
+            path: "rootfs".into(),
+            readonly: options.read_only,
+        }),
         hostname: Some(options.hostname.clone()),
         mounts: mounts(),
         linux: Some(linux(options)),
@@ -94,7 +102,11 @@ fn process(options: &ContainerOptions) -> oci::Process {
         },
         args: options.args.clone(),
         env: environment(options),
-        cwd: if options.cwd.is_empty() { "/".into() } else { options.cwd.clone() },
+        cwd: if options.cwd.is_empty() {
+            "/".into()
+        } else {
+            options.cwd.clone()
+        },
         capabilities: Some(oci::Capabilities {
             bounding: all.clone(),
             effective: all.clone(),
@@ -133,16 +145,43 @@ fn mounts() -> Vec<oci::Mount> {
     };
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["ro", "nosuid", "noexec", "nodev"],
+        ),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
         mount(
             "/dev/shm",
             "tmpfs",
@@ -156,20 +195,32 @@ fn linux(options: &ContainerOptions) -> oci::Linux {
     let namespaces = ["mount", "uts", "ipc", "pid", "network", "cgroup"];
     oci::Linux {
         namespaces: namespaces
-            .map(|kind| oci::Namespace { kind: kind.into(), path: None })
+            .map(|kind| oci::Namespace {
+                kind: kind.into(),
+                path: None,
+            })
             .into(),
         resources: Some(oci::Resources {
             memory: options.memory.map(|limit| {
                 let limit = i64::try_from(limit.0).unwrap_or(i64::MAX);
                 // Memory and swap together: no swap, as there is none.
-                oci::MemoryLimits { limit: Some(limit), swap: Some(limit), reservation: None }
+                oci::MemoryLimits {
+                    limit: Some(limit),
+                    swap: Some(limit),
+                    reservation: None,
+                }
             }),
-            cpu: options.cpus.and_then(Cpus::quota).map(|quota| oci::CpuLimits {
-                quota: Some(quota),
-                period: Some(100_000),
-                ..oci::CpuLimits::default()
+            cpu: options
+                .cpus
+                .and_then(Cpus::quota)
+                .map(|quota| oci::CpuLimits {
+                    quota: Some(quota),
+                    period: Some(100_000),
+                    ..oci::CpuLimits::default()
+                }),
+            pids: options.pids.map(|limit| oci::PidsLimit {
+                limit: limit.into(),
             }),
-            pids: options.pids.map(|limit| oci::PidsLimit { limit: limit.into() }),
             ..oci::Resources::default()
         }),
         masked_paths: MASKED.map(String::from).into(),
@@ -194,9 +245,8 @@ mod tests {
 
     #[test]
     fn limits_appear_only_when_asked_for() {
-        let resources = |options: &ContainerOptions| {
-            docker_like(options).linux.unwrap().resources.unwrap()
-        };
+        let resources =
+            |options: &ContainerOptions| docker_like(options).linux.unwrap().resources.unwrap();
         let none = resources(&ContainerOptions::default());
         assert_eq!(none, oci::Resources::default());
         let some = resources(&ContainerOptions {
@@ -212,9 +262,14 @@ mod tests {
 
     #[test]
     fn terminal_brings_its_size_and_term() {
-        let size = oci::ConsoleSize { height: 24, width: 80 };
-        let options =
-            ContainerOptions { terminal: Some(size), ..ContainerOptions::default() };
+        let size = oci::ConsoleSize {
+            height: 24,
+            width: 80,
+        };
+        let options = ContainerOptions {
+            terminal: Some(size),
+            ..ContainerOptions::default()
+        };
         let process = docker_like(&options).process.unwrap();
         assert!(process.terminal);
         assert_eq!(process.console_size, Some(size));

@@ -97,7 +97,10 @@ impl Vmm {
     ///
     /// [`VmmError::Spawn`].
     pub fn spawn(program: &Path) -> Result<Self, VmmError> {
-        let failed = |source| VmmError::Spawn { path: program.into(), source };
+        let failed = |source| VmmError::Spawn {
+            path: program.into(),
+            source,
+        };
         let (keeper, vmm) = control::pair().map_err(failed)?;
         let child = Command::new(program)
             .arg0("nerite-vmm")
@@ -109,7 +112,11 @@ impl Vmm {
             .spawn()
             .map_err(failed)?;
         let control = sys::watch(keeper).map_err(failed)?;
-        Ok(Self { id: child.id(), child: Mutex::new(child), control })
+        Ok(Self {
+            id: child.id(),
+            child: Mutex::new(child),
+            control,
+        })
     }
 
     /// The process id, for the curious.
@@ -134,17 +141,26 @@ impl Vmm {
             vcpus: machine.vcpus,
             kvm: add(machine.kvm),
             kernel: add(machine.kernel),
-            pmem: machine.pmem.iter().map(|&image| PmemConfig { image: add(image) }).collect(),
+            pmem: machine
+                .pmem
+                .iter()
+                .map(|&image| PmemConfig { image: add(image) })
+                .collect(),
             streams: machine
                 .streams
                 .iter()
-                .map(|&(port, socket)| StreamConfig { port, socket: add(socket) })
+                .map(|&(port, socket)| StreamConfig {
+                    port,
+                    socket: add(socket),
+                })
                 .collect(),
             console: machine.console.map(&mut add),
             kernel_arguments: machine.kernel_arguments.clone(),
         };
         if descriptors.len() > MAX_DESCRIPTORS {
-            return Err(VmmError::TooManyDescriptors { count: descriptors.len() });
+            return Err(VmmError::TooManyDescriptors {
+                count: descriptors.len(),
+            });
         }
         self.send(&ToVmm::Start(config), &descriptors).await
     }
@@ -164,9 +180,16 @@ impl Vmm {
     ///
     /// [`VmmError`].
     pub async fn add_stream(&self, port: HostPort) -> Result<UnixStream, VmmError> {
-        let (ours, theirs) = UnixStream::pair()
-            .map_err(|source| VmmError::Control { source: ControlError::Io { act: "make a stream for", source } })?;
-        let stream = StreamConfig { port, socket: Fd(0) };
+        let (ours, theirs) = UnixStream::pair().map_err(|source| VmmError::Control {
+            source: ControlError::Io {
+                act: "make a stream for",
+                source,
+            },
+        })?;
+        let stream = StreamConfig {
+            port,
+            socket: Fd(0),
+        };
         self.send(&ToVmm::Stream(stream), &[theirs.as_fd()]).await?;
         Ok(ours)
     }
@@ -186,14 +209,21 @@ impl Vmm {
                 }
             })
             .await
-            .unwrap_or_else(|source| Err(ControlError::Io { act: "wait for", source }));
+            .unwrap_or_else(|source| {
+                Err(ControlError::Io {
+                    act: "wait for",
+                    source,
+                })
+            });
         match received {
             Ok((message, _)) => Ok(message),
             Err(ControlError::Closed) => {
-                let status = self
-                    .child()
-                    .wait()
-                    .map_err(|source| VmmError::Control { source: ControlError::Io { act: "wait for the end after", source } })?;
+                let status = self.child().wait().map_err(|source| VmmError::Control {
+                    source: ControlError::Io {
+                        act: "wait for the end after",
+                        source,
+                    },
+                })?;
                 Err(VmmError::Died { status })
             }
             Err(source) => Err(VmmError::Control { source }),
@@ -212,11 +242,7 @@ impl Vmm {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(
-        &self,
-        message: &ToVmm,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(), VmmError> {
+    async fn send(&self, message: &ToVmm, descriptors: &[BorrowedFd<'_>]) -> Result<(), VmmError> {
         self.control
             .async_io(Interest::WRITABLE, |socket| {
                 match control::send(socket.as_fd(), message, descriptors) {
@@ -225,7 +251,12 @@ impl Vmm {
                 }
             })
             .await
-            .unwrap_or_else(|source| Err(ControlError::Io { act: "send", source }))
+            .unwrap_or_else(|source| {
+                Err(ControlError::Io {
+                    act: "send",
+                    source,
+                })
+            })
             .map_err(|source| VmmError::Control { source })
     }
 }

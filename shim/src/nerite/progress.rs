@@ -17,7 +17,10 @@ pub(crate) struct Bar {
 impl Bar {
     /// A bar that says what is being done.
     pub(crate) fn new(what: &'static str) -> Self {
-        Self { what, bar: OnceCell::new() }
+        Self {
+            what,
+            bar: OnceCell::new(),
+        }
     }
 
     fn draw(&self) -> ProgressBar {

@@ -39,7 +39,11 @@ pub(crate) fn attach(stdio: Stdio) -> io::Result<Output> {
         let input = own(io::stdin().as_fd())?;
         spawn("stdin", move || copy_input(input, &stdin))?;
     }
-    let mut ends = vec![copy_output("stdout", stdio.stdout, own(io::stdout().as_fd())?)?];
+    let mut ends = vec![copy_output(
+        "stdout",
+        stdio.stdout,
+        own(io::stdout().as_fd())?,
+    )?];
     if let Some(stderr) = stdio.stderr {
         ends.push(copy_output("stderr", stderr, own(io::stderr().as_fd())?)?);
     }
@@ -87,6 +91,9 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?;
+    thread::Builder::new()
+        .name(name.into())
+        .stack_size(STACK)
+        .spawn(work)?;
     Ok(())
 }

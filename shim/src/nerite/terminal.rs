@@ -46,7 +46,10 @@ pub(crate) fn size() -> Option<ConsoleSize> {
     [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]
         .into_iter()
         .find_map(|stream| sys::window_size(stream).ok())
-        .map(|size| ConsoleSize { height: size.ws_row, width: size.ws_col })
+        .map(|size| ConsoleSize {
+            height: size.ws_row,
+            width: size.ws_col,
+        })
 }
 
 mod sys {
@@ -57,7 +60,12 @@ mod sys {
     nix::ioctl_read_bad!(tiocgwinsz, libc::TIOCGWINSZ, libc::winsize);
 
     pub(super) fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<libc::winsize> {
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        let mut size = libc::winsize {
+            ws_row: 0,
+            ws_col: 0,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         // SAFETY: TIOCGWINSZ writes one winsize, and `size` is one, live and
         // writable; the descriptor is borrowed for the call.
         unsafe { tiocgwinsz(terminal.as_raw_fd(), &raw mut size) }?;

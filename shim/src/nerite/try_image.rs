@@ -9,14 +9,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use protocol::control::ExitReason;
-use protocol::timeline::{
-    IMAGE_READY, KEEPER_DONE, KEEPER_EXIT, Point, VMM_SPAWNED,
-};
+use protocol::timeline::{IMAGE_READY, KEEPER_DONE, KEEPER_EXIT, Point, VMM_SPAWNED};
 use rootfs_builder::image::{self, Cache, ImageConfig, PreparedImage};
 use shim::assets::Assets;
-use shim::sandbox::{
-    ContainerExit, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm,
-};
+use shim::sandbox::{ContainerExit, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm};
 use shim::size::ByteSize;
 use shim::spec::{ContainerOptions, docker_like};
 use shim::trace::Timeline;
@@ -75,7 +71,12 @@ impl Try {
         if options.tty && options.interactive && !terminal::is_interactive() {
             bail!("standard input is not a terminal; leave out -t, or -i");
         }
-        Ok(Self { options, points: vec![start], id: random_id()?, memory })
+        Ok(Self {
+            options,
+            points: vec![start],
+            id: random_id()?,
+            memory,
+        })
     }
 
     async fn run(mut self) -> anyhow::Result<u8> {
@@ -179,7 +180,11 @@ impl Try {
 
     fn prepare_image(&self) -> anyhow::Result<PreparedImage> {
         let cache = Cache::of_user()?;
-        Ok(image::prepare(&self.options.image, &cache, &Bar::new("Making a layer of the image"))?)
+        Ok(image::prepare(
+            &self.options.image,
+            &cache,
+            &Bar::new("Making a layer of the image"),
+        )?)
     }
 
     async fn start_sandbox(
@@ -211,8 +216,10 @@ impl Try {
         sandbox: &Sandbox,
         container: &ContainerOptions,
     ) -> Result<streams::Output, SandboxError> {
-        let request =
-            StdioRequest { stdin: self.options.interactive, terminal: self.options.tty };
+        let request = StdioRequest {
+            stdin: self.options.interactive,
+            terminal: self.options.tty,
+        };
         let spec = docker_like(container);
         let stdio = sandbox.create(&self.id, &spec, 1, request).await?;
         let vcpus = self.options.cpus.vcpus();
@@ -243,9 +250,8 @@ impl Try {
         for variable in &options.env {
             env.extend(given_variable(variable)?);
         }
-        let choose = |mine: &Option<String>, images: &str| {
-            mine.clone().unwrap_or_else(|| images.to_owned())
-        };
+        let choose =
+            |mine: &Option<String>, images: &str| mine.clone().unwrap_or_else(|| images.to_owned());
         let cwd = choose(&options.workdir, &image.working_dir);
         if !cwd.is_empty() && !cwd.starts_with('/') {
             bail!("working directory {cwd:?} is not absolute; begin it with /");
@@ -288,7 +294,11 @@ impl Try {
             Some(limit) => format!("its limit of {limit}"),
             None => format!("the machine's {}", self.memory),
         };
-        let what = if exit.status == status::KILLED { "the container" } else { "a process" };
+        let what = if exit.status == status::KILLED {
+            "the container"
+        } else {
+            "a process"
+        };
         output::note(format_args!(
             "nerite: {what} was killed for want of memory, having reached {limit}; give more with -m"
         ));
@@ -331,10 +341,14 @@ fn status_of_signal(number: i32) -> u8 {
 /// Docker's status for a start that failed.
 fn start_status(error: &SandboxError) -> u8 {
     match error {
-        SandboxError::Refused { code: ttrpc::Code::NOT_FOUND, .. } => status::NOT_FOUND,
-        SandboxError::Refused { code: ttrpc::Code::PERMISSION_DENIED, .. } => {
-            status::NOT_EXECUTABLE
-        }
+        SandboxError::Refused {
+            code: ttrpc::Code::NOT_FOUND,
+            ..
+        } => status::NOT_FOUND,
+        SandboxError::Refused {
+            code: ttrpc::Code::PERMISSION_DENIED,
+            ..
+        } => status::NOT_EXECUTABLE,
         _ => status::NERITE_FAILED,
     }
 }
@@ -350,8 +364,11 @@ fn report(error: &SandboxError, code: u8) -> u8 {
         error,
         SandboxError::Ended(exit) if matches!(exit.reason, ExitReason::EmulatedKvm { .. })
     );
-    let advice =
-        if emulated { "; use a host with hardware virtualization, see `nerite check`" } else { "" };
+    let advice = if emulated {
+        "; use a host with hardware virtualization, see `nerite check`"
+    } else {
+        ""
+    };
     let sentence = error_chain(error) + advice;
     output::note(format_args!("nerite: {}", output::printable(&sentence)));
     code
@@ -373,12 +390,16 @@ fn given_variable(text: &str) -> anyhow::Result<Option<String>> {
     if text.contains('=') {
         return Ok(Some(text.into()));
     }
-    Ok(std::env::var(text).ok().map(|value| format!("{text}={value}")))
+    Ok(std::env::var(text)
+        .ok()
+        .map(|value| format!("{text}={value}")))
 }
 
 /// Guest RAM for a memory limit: the limit and what the guest itself takes.
 fn guest_memory(limit: Option<ByteSize>) -> anyhow::Result<ByteSize> {
-    let Some(limit) = limit else { return Ok(DEFAULT_MEMORY) };
+    let Some(limit) = limit else {
+        return Ok(DEFAULT_MEMORY);
+    };
     if limit < LEAST_MEMORY {
         bail!("memory limit {limit} is too small to start a process; give at least {LEAST_MEMORY}");
     }
@@ -415,14 +436,22 @@ mod tests {
     #[test]
     fn guest_memory_adds_what_the_guest_takes() {
         assert_eq!(guest_memory(None).unwrap(), DEFAULT_MEMORY);
-        assert_eq!(guest_memory(Some(ByteSize::mib(64))).unwrap(), ByteSize::mib(114));
+        assert_eq!(
+            guest_memory(Some(ByteSize::mib(64))).unwrap(),
+            ByteSize::mib(114)
+        );
     }
 
     #[test]
     fn absurd_memory_is_refused_with_the_way_out() {
         let small = guest_memory(Some(ByteSize(1))).unwrap_err().to_string();
-        assert_eq!(small, "memory limit 1 B is too small to start a process; give at least 6 MiB");
-        let large = guest_memory(Some(ByteSize(u64::MAX))).unwrap_err().to_string();
+        assert_eq!(
+            small,
+            "memory limit 1 B is too small to start a process; give at least 6 MiB"
+        );
+        let large = guest_memory(Some(ByteSize(u64::MAX)))
+            .unwrap_err()
+            .to_string();
         assert!(large.contains("more than this host has"), "{large}");
     }
 
@@ -430,13 +459,21 @@ mod tests {
     fn variables_are_taken_as_docker_takes_them() {
         assert_eq!(given_variable("A=b=c").unwrap().as_deref(), Some("A=b=c"));
         assert_eq!(given_variable("NERITE_SURELY_UNSET").unwrap(), None);
-        assert!(given_variable("PATH").unwrap().unwrap().starts_with("PATH="));
+        assert!(
+            given_variable("PATH")
+                .unwrap()
+                .unwrap()
+                .starts_with("PATH=")
+        );
         assert!(given_variable("=x").is_err());
     }
 
     #[test]
     fn statuses_are_dockers() {
-        let refused = |code| SandboxError::Refused { code, message: String::new() };
+        let refused = |code| SandboxError::Refused {
+            code,
+            message: String::new(),
+        };
         assert_eq!(start_status(&refused(ttrpc::Code::NOT_FOUND)), 127);
         assert_eq!(start_status(&refused(ttrpc::Code::PERMISSION_DENIED)), 126);
         assert_eq!(start_status(&refused(ttrpc::Code::INVALID_ARGUMENT)), 125);
