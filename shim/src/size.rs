@@ -71,18 +71,15 @@ impl FromStr for ByteSize {
             return Err(bad());
         }
         let unit = 1_u64 << shift;
-        let mut bytes = whole
-            .parse::<u64>()
-            .ok()
-            .and_then(|whole| whole.checked_mul(unit))
+        let scaled = |digits: &str, divisor: u128| {
+            let number = digits.parse::<u128>().ok()?;
+            number.checked_mul(u128::from(unit))?.checked_div(divisor)
+        };
+        let places = u32::try_from(fraction.len()).map_err(|_| bad())?;
+        let divisor = 10_u128.checked_pow(places).ok_or_else(bad)?;
+        let bytes = scaled(&format!("{whole}{fraction}"), divisor)
+            .and_then(|bytes| u64::try_from(bytes).ok())
             .ok_or_else(bad)?;
-        let mut place = unit;
-        for digit in fraction.bytes() {
-            place /= 10;
-            bytes = bytes
-                .checked_add(place.saturating_mul(u64::from(digit - b'0')))
-                .ok_or_else(bad)?;
-        }
         Ok(Self(bytes))
     }
 }
