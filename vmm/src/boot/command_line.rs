@@ -52,8 +52,6 @@ const ALWAYS: &[&str] = &[
     "no_timer_check",
     // The processor's generator seeds the kernel's at once.
     "random.trust_cpu=on",
-    // One console: no blank screen, no virtual terminals to set up.
-    "consoleblank=0",
 ];
 
 /// The whole command line.

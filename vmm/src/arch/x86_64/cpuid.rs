@@ -9,6 +9,11 @@ use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, ECX: runs under a hypervisor, look at leaf 0x4000_0000.
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1, ECX: VMX. Leaf 0x8000_0001, ECX: SVM. Not offered: what the host's
+/// kernel emulates for a nested hypervisor is the part of KVM that a hostile
+/// guest breaks out of most often.
+const VMX: u32 = 1 << 5;
+const SVM: u32 = 1 << 2;
 /// Leaf 1, EDX: more than one logical processor in the package.
 const MULTI_THREADED: u32 = 1 << 28;
 
@@ -21,7 +26,7 @@ pub fn adapt(cpuid: &mut CpuId, id: u8, count: u8, tsc_deadline: bool) {
     for entry in cpuid.as_mut_slice() {
         match entry.function {
             0x1 => {
-                entry.ecx |= HYPERVISOR;
+                entry.ecx = (entry.ecx | HYPERVISOR) & !VMX;
                 set_bit(&mut entry.ecx, TSC_DEADLINE, tsc_deadline);
                 set_bit(&mut entry.edx, MULTI_THREADED, count > 1);
                 entry.ebx = entry.ebx & 0x0000_ffff | count.min(255) << 16 | id << 24;
@@ -42,6 +47,7 @@ pub fn adapt(cpuid: &mut CpuId, id: u8, count: u8, tsc_deadline: bool) {
                 entry.eax = entry.eax & 0x0000_3fff | sharing << 14 | cores;
             }
             0xb | 0x1f => topology(entry, id, count, core_bits),
+            0x8000_0001 => entry.ecx &= !SVM,
             0x8000_0008 => {
                 entry.ecx = entry.ecx & !0xf0ff | core_bits << 12 | (count - 1);
             }
