@@ -28,13 +28,14 @@ test: lint unit fuzz integration ## Run every test: unit, fuzz, integration in t
 lint: dependencies ## Check format and lints
 	@cargo fmt --all --check
 	cargo clippy --quiet --all-targets -- -D warnings
-	cargo clippy --quiet -p agent -p tests --all-targets -- -D warnings
+	cargo clippy --quiet -p agent -p tests -p fuzz --all-targets -- -D warnings
 
 .PHONY: unit
 unit: dependencies ## Run the tests that need no virtual machine
 	@cargo test --quiet
 	cargo test --quiet -p protocol --features rpc
 	cargo test --quiet -p agent
+	cargo test --quiet -p fuzz
 
 .PHONY: fuzz
 fuzz: dependencies ## Fuzz each guest-facing parser for FUZZ_SECONDS (60) from its corpus

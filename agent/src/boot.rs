@@ -38,6 +38,7 @@ pub(crate) fn prepare() -> Result<()> {
         MountFlags::NOSUID | MountFlags::NODEV,
         Some(c"mode=755"),
     )?;
+    protect_images().attempt(|| "make the images read-only".into())?;
     enable_controllers().attempt(|| "enable the cgroup controllers".into())?;
     sys::loopback_up().attempt(|| "bring the loopback interface up".into())?;
     raise_descriptor_limit();
@@ -55,6 +56,24 @@ fn mount_on(
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(errno) => Err(errno).attempt(|| format!("mount {kind} on {target}")),
     }
+}
+
+/// Refuses writes to the images' block devices. They would change nothing, for
+/// the host maps images read-only, but a container with CAP_MKNOD should hear
+/// an error, and not have its pages thrown away later.
+fn protect_images() -> io::Result<()> {
+    let devices = match fs::read_dir("/sys/bus/nd/devices") {
+        // No such bus outside of a guest.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        devices => devices?,
+    };
+    for device in devices {
+        let device = device?;
+        if device.file_name().as_encoded_bytes().starts_with(b"region") {
+            fs::write(device.path().join("read_only"), "1")?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets containers have every controller that the kernel has.

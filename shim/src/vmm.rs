@@ -33,6 +33,12 @@ pub enum VmmError {
         /// The system's error.
         source: io::Error,
     },
+    /// It is not installed.
+    #[error("{} is missing; reinstall nerite (`make install`)", path.display())]
+    Missing {
+        /// The program.
+        path: PathBuf,
+    },
     /// It could not be spoken to.
     #[error("talk to nerite-vmm")]
     Control {
@@ -97,9 +103,14 @@ impl Vmm {
     ///
     /// [`VmmError::Spawn`].
     pub fn spawn(program: &Path) -> Result<Self, VmmError> {
-        let failed = |source| VmmError::Spawn {
-            path: program.into(),
-            source,
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => VmmError::Missing {
+                path: program.into(),
+            },
+            _ => VmmError::Spawn {
+                path: program.into(),
+                source,
+            },
         };
         let (keeper, vmm) = control::pair().map_err(failed)?;
         let child = Command::new(program)

@@ -74,6 +74,21 @@ impl HostState {
         state
     }
 
+    /// Looks when no machine of an earlier test is being torn down any more.
+    ///
+    /// # Panics
+    ///
+    /// When one stays.
+    #[must_use]
+    pub fn quiet() -> Self {
+        assert!(
+            eventually(TEARDOWN, || Self::now().processes.is_empty()),
+            "processes of an earlier test: {:?}",
+            Self::now().processes
+        );
+        Self::now()
+    }
+
     /// Asserts that the host comes back to this state.
     ///
     /// # Panics

@@ -111,7 +111,7 @@ fn by_name(text: &str, passwd: &str, group: &str) -> Result<Identity> {
             ..Identity::default()
         },
         (None, None) => {
-            return Err(Failure::not_found(format!(
+            return Err(Failure::argument(format!(
                 "user {user:?} is not in the container's /etc/passwd"
             )));
         }
@@ -122,7 +122,7 @@ fn by_name(text: &str, passwd: &str, group: &str) -> Result<Identity> {
                 .find(|(name, ..)| *name == wanted)
                 .map(|(_, gid, _)| gid);
             identity.gid = named.or_else(|| id(wanted)).ok_or_else(|| {
-                Failure::not_found(format!(
+                Failure::argument(format!(
                     "group {wanted:?} is not in the container's /etc/group"
                 ))
             })?;

@@ -22,7 +22,11 @@ use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let start = protocol::timeline::Point::now(protocol::timeline::KEEPER_START);
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
+    let result = match cli.command {
         Command::Try(options) => try_image::run(*options, start),
         Command::Check(options) => check::run(&options),
         Command::Trace(options) => trace::run(&options),

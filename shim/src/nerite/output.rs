@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 /// Prints text to standard output as it is.
 ///
@@ -28,6 +29,18 @@ pub(crate) fn note(line: impl Display) {
 /// Prints an error as one sentence, its causes behind colons.
 pub(crate) fn error(error: &anyhow::Error) {
     note(format_args!("nerite: {error:#}"));
+}
+
+/// Prints help or the version as asked for; or what is wrong with the command
+/// line, which is 125 as with `docker run`, for 2 may be a program's own status.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    // There is nowhere to report a failure.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::from(125)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Text that may come from a guest, made harmless for a terminal: control

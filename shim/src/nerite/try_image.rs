@@ -4,7 +4,6 @@
 //! the start timeline's phases, in order.
 
 use std::fs::File;
-use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -423,9 +422,8 @@ fn host_memory() -> anyhow::Result<ByteSize> {
 /// Twelve hexadecimal digits, as Docker's short ids.
 fn random_id() -> anyhow::Result<String> {
     let mut bytes = [0; 6];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("read /dev/urandom")?;
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("draw a random id")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

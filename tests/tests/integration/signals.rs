@@ -63,7 +63,7 @@ fn third_interrupt_ends_a_program_that_ignores_them() {
 
 #[test]
 fn signal_during_the_start_ends_it() {
-    let before = tests::leftovers::HostState::now();
+    let before = tests::leftovers::HostState::quiet();
     let mut child = start_shell(&[], "sleep 100");
     // It is certainly not running yet when its machine has just appeared.
     assert!(tests::eventually(

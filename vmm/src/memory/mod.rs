@@ -87,7 +87,8 @@ impl GuestMemory {
 
     /// RAM, for reading and writing. Clones are cheap but must not outlive
     /// this object, which owns the mapping.
-    pub(crate) fn ram(&self) -> &GuestRam {
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
         &self.ram
     }
 
