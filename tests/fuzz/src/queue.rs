@@ -66,7 +66,7 @@ fn host_range(ram: &GuestRam) -> Range<usize> {
 /// A device that uses all of a chain, and asserts what it was promised.
 fn serve(chain: &Chain<'_>, host: &Range<usize>) -> u32 {
     for slice in chain.readable().iter().chain(chain.writable()) {
-        assert!(slice.len() > 0, "an empty buffer was passed on");
+        assert!(!slice.is_empty(), "an empty buffer was passed on");
         let start = slice.ptr_guard().as_ptr().addr();
         assert!(start >= host.start && start + slice.len() <= host.end);
     }
