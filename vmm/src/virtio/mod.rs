@@ -7,6 +7,8 @@
 //! ```
 
 pub mod queue;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transport;
 
 use std::fmt;
