@@ -1,4 +1,4 @@
-//! The one place that waits for children, orphans included (LESSONS AG-4).
+//! The one place that waits for children, orphans included.
 //!
 //! As PID 1 the agent is the parent of whatever loses its own. A process id
 //! is free for use again only when it has been reaped here, and is looked up

@@ -271,7 +271,7 @@ pub(crate) fn mount_setattr(
 
 /// Whether the working directory can be reached from the root directory.
 /// Reads no more than its first byte: outside the root the kernel says
-/// `(unreachable)/…` (LESSONS AG-2).
+/// `(unreachable)/…`.
 pub(crate) fn working_directory_reachable() -> Result<bool, Errno> {
     let mut path = [0_u8; libc::PATH_MAX as usize];
     // SAFETY: `path` is writable for the length passed.

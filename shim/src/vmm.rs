@@ -4,7 +4,7 @@
 //! nothing else; all it ever uses is sent there. It dies with this struct:
 //! dropping it kills the process and does not wait, because freeing a virtual
 //! machine takes the host's kernel tens of milliseconds of grace periods
-//! (PERF-12) that no caller should pay for.
+//! that no caller should pay for.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -6,7 +6,7 @@ use rustix::thread::CapabilitySet;
 use crate::error::{Failure, Result};
 
 /// The sets, as bits. The default is the empty set five times: a process
-/// whose configuration says nothing has none (LESSONS AG-1).
+/// whose configuration says nothing has none.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct CapabilityPlan {
     /// What may ever be gained.

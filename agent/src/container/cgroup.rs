@@ -53,7 +53,7 @@ impl Cgroup {
     }
 
     /// Where a new process can go when this cgroup has become an inner one:
-    /// where the container's first process is now (LESSONS AG-11).
+    /// where the container's first process is now.
     pub(crate) fn leaf_of(&self, init: u32) -> Result<OwnedFd> {
         let act = || format!("find the cgroup of process {init}");
         let text = fs::read_to_string(format!("/proc/{init}/cgroup")).attempt(act)?;

@@ -3,7 +3,7 @@
 //!
 //! The descriptors are taken before the container's program runs and held as
 //! long as the container exists: what an exec joins is never read from what
-//! the workload may have changed since (LESSONS AG-2).
+//! the workload may have changed since.
 
 use std::ffi::c_int;
 use std::fs::File;

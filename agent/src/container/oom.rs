@@ -2,8 +2,8 @@
 //! memory.
 //!
 //! The counter `oom_kill` of `memory.events` is watched, and looked at once
-//! more before an exit is reported, so that the cause comes before the effect
-//! (LESSONS AG-7). The kernel may hold notifications back by 10 ms.
+//! more before an exit is reported, so that the cause comes before the effect.
+//! The kernel may hold notifications back by 10 ms.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

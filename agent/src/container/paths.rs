@@ -2,7 +2,7 @@
 //!
 //! Every one of them is resolved with the container's root as `/`
 //! (`openat2`, `RESOLVE_IN_ROOT`), so a symbolic link in an image leads
-//! nowhere else (LESSONS SEC-13).
+//! nowhere else.
 
 use std::ffi::CString;
 

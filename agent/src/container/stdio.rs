@@ -8,10 +8,10 @@
 //! The process gets pipes, not the vsock connections themselves: `/dev/stdout`
 //! must be openable again, and a pipe ends in a way that every program knows.
 //! Each stream has one task with one buffer of a fixed size, so a reader that
-//! stalls stops its own stream and nothing else (LESSONS IO-6).
+//! stalls stops its own stream and nothing else.
 //!
-//! A process's end and its streams' end are two things (IO-3): the end is
-//! reported at once, while what the pipes hold is still passed on (IO-4).
+//! A process's end and its streams' end are two things: the end is
+//! reported at once, while what the pipes hold is still passed on.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -102,7 +102,7 @@ pub(crate) struct Pipes {
 
 impl Connections {
     /// Makes a pipe for each connection, and gives the process's three ends:
-    /// `/dev/null` where there is no connection (LESSONS AG-3).
+    /// `/dev/null` where there is no connection.
     pub(crate) fn pipes(&self, null: &OwnedFd) -> Result<(Pipes, [OwnedFd; 3])> {
         let pair = |connected: bool| {
             if connected {

@@ -460,7 +460,7 @@ impl Agent {
         if let Some(container) = container {
             if process.is_init() {
                 self.timeline.stamp(WORKLOAD_EXIT);
-                // Nothing outlives a container's first process (LESSONS AG-13).
+                // Nothing outlives a container's first process.
                 if let Err(error) = container.cgroup.kill() {
                     log::line(&log::chain(&error));
                 }

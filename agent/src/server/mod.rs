@@ -1,7 +1,7 @@
 //! The agent itself: its containers, and what happens to them.
 //!
 //! Everything runs on one thread. Locks are only ever held between two awaits
-//! and so never waited for; a call that takes long holds none (LESSONS AG-5).
+//! and so never waited for; a call that takes long holds none.
 //!
 //! Requests that change something run as tasks of their own: a keeper that
 //! gives up waiting must not leave a container half made.

@@ -1,4 +1,4 @@
-//! What a container sees, and what it must not (LESSONS, SEC-13).
+//! What a container sees, and what it must not.
 
 use std::fs;
 use std::os::unix::fs::symlink;

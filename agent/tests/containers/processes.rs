@@ -1,4 +1,4 @@
-//! Who a process is and what it may do (LESSONS, AG-1, AG-2, AG-14); programs
+//! Who a process is and what it may do; programs
 //! that cannot be started.
 
 use protocol::oci;

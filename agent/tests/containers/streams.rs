@@ -1,4 +1,4 @@
-//! Standard streams (LESSONS, IO).
+//! Standard streams.
 
 use std::time::{Duration, Instant};
 
