@@ -13,7 +13,7 @@ use crate::cli::{Cli, GenerateOptions};
 
 /// Runs the command.
 pub(crate) fn run(options: &GenerateOptions) -> anyhow::Result<ExitCode> {
-    let mut command = Cli::command();
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     if let Some(directory) = &options.man {
         create(directory)?;
