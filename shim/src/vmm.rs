@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::control::{
@@ -94,6 +95,7 @@ pub struct Vmm {
     child: Mutex<Child>,
     id: u32,
     control: AsyncFd<OwnedFd>,
+    killed: AtomicBool,
 }
 
 impl Vmm {
@@ -101,7 +103,7 @@ impl Vmm {
     ///
     /// # Errors
     ///
-    /// [`VmmError::Spawn`].
+    /// [`VmmError::Missing`] or [`VmmError::Spawn`].
     pub fn spawn(program: &Path) -> Result<Self, VmmError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => VmmError::Missing {
@@ -127,6 +129,7 @@ impl Vmm {
             id: child.id(),
             child: Mutex::new(child),
             control,
+            killed: AtomicBool::new(false),
         })
     }
 
@@ -241,8 +244,12 @@ impl Vmm {
         }
     }
 
-    /// Kills the process without waiting for its end.
+    /// Kills the process without waiting for its end. Once: later calls find
+    /// it done.
     pub fn kill(&self) {
+        if self.killed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut child = self.child();
         // Where processors are scarce the dying process would otherwise run
         // first, for a whole tick: it has slept long, and has memory to free.
