@@ -113,6 +113,14 @@ mod tests {
     }
 
     #[test]
+    fn adapt_hides_nested_virtualization() {
+        let mut cpuid = CpuId::from_entries(&[leaf(1, 0), leaf(0x8000_0001, 0)]).unwrap();
+        adapt(&mut cpuid, 0, 1, true);
+        assert_eq!(cpuid.as_slice()[0].ecx & VMX, 0);
+        assert_eq!(cpuid.as_slice()[1].ecx & SVM, 0);
+    }
+
+    #[test]
     fn adapt_offers_the_deadline_timer_only_where_kvm_has_it() {
         for offered in [false, true] {
             let mut cpuid = CpuId::from_entries(&[leaf(1, 0)]).unwrap();
