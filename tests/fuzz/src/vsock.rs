@@ -12,9 +12,10 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm::devices::vsock::{StreamKey, Vsock};
 use vmm::memory::GuestRam;
 use vmm::slots::{Occupant, Slot};
+use vmm::virtio::driver::{Buffer, DriverQueue, QUEUE_SIZE};
 use vmm_sys_util::epoll::{Epoll, EpollEvent};
 
-use crate::driver::{self, Buffer, DriverQueue, QUEUE_SIZE};
+use crate::driver;
 use crate::input::Input;
 use crate::memory::with_ram;
 
@@ -42,8 +43,6 @@ struct Play<'a> {
     ram: &'a GuestRam,
     receive: DriverQueue,
     transmit: DriverQueue,
-    /// Length of the receive buffer that begins with each descriptor.
-    offered: [u32; QUEUE_SIZE as usize],
     /// The keeper's ends.
     peers: [Option<UnixStream>; PORTS as usize],
     /// Bytes behind headers that the guest has sent in all.
@@ -64,9 +63,8 @@ impl<'a> Play<'a> {
             slot,
             poller,
             ram,
-            receive: DriverQueue::new(0),
-            transmit: DriverQueue::new(1),
-            offered: [0; QUEUE_SIZE as usize],
+            receive: driver::queue(0),
+            transmit: driver::queue(1),
             peers: [const { None }; PORTS as usize],
             sent: 0,
             arrived: 0,
@@ -154,15 +152,13 @@ impl<'a> Play<'a> {
 
     fn receive_buffer(&mut self, input: &mut Input<'_>) -> Option<()> {
         let length = u32::from(input.u16()?) % u32::try_from(RECEIVED_BYTES).unwrap();
-        let next = u64::from(u8::try_from(self.offered.len()).unwrap());
-        let slot = u64::from(length) % next;
+        let slot = u64::from(length) % u64::from(QUEUE_SIZE);
         let buffer = Buffer {
             address: RECEIVED + slot * RECEIVED_BYTES,
             length,
             writable: true,
         };
-        let head = self.receive.offer(self.ram, &[buffer]);
-        self.offered[usize::from(head)] = length;
+        self.receive.offer(self.ram, &[buffer]);
         Some(())
     }
 
@@ -203,20 +199,19 @@ impl<'a> Play<'a> {
         }
         self.slot.drain(self.ram);
         while let Some((head, length)) = self.receive.used(self.ram) {
-            self.check(head, length);
+            check(head, length);
         }
         while self.transmit.used(self.ram).is_some() {}
     }
+}
 
-    /// What reaches the guest is a whole packet in a buffer that it gave.
-    fn check(&self, head: u32, length: u32) {
-        let head = usize::try_from(head).unwrap();
-        // The driver reuses descriptors at once, so several buffers may have
-        // had this one: the longest length that any can have is checked.
-        assert!(head < self.offered.len());
-        assert!(u64::from(length) < RECEIVED_BYTES);
-        assert!(length == 0 || length >= HEADER, "half a header");
-    }
+/// What reaches the guest is a whole packet in a buffer that it gave.
+fn check(head: u32, length: u32) {
+    assert!(head < u32::from(QUEUE_SIZE));
+    // The driver reuses descriptors at once, so several buffers may have had
+    // this one: the longest length that any can have is checked.
+    assert!(u64::from(length) < RECEIVED_BYTES);
+    assert!(length == 0 || length >= HEADER, "half a header");
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //!       └────────── kick (eventfd) ──▶ event loop ───drain───┘
 //! ```
 
+#[cfg(any(test, feature = "test-utils"))]
+pub mod driver;
 pub mod queue;
 #[cfg(test)]
 pub(crate) mod testing;
