@@ -1,9 +1,9 @@
 //! Mounts of a container's configuration, checked and prepared.
 //!
-//! runc's refusals apply: nothing is mounted over the root
-//! or below `/proc`, except the few files that programs like lxcfs replace.
-//! An option that is no flag goes to the file system, which refuses what it
-//! does not know; nothing is ignored.
+//! runc's refusals apply: nothing is mounted over the root or below `/proc`,
+//! except the few files that programs like lxcfs replace. An option that is no
+//! flag goes to the file system, which refuses what it does not know; nothing
+//! is ignored.
 
 use std::ffi::CString;
 

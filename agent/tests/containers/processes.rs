@@ -1,5 +1,4 @@
-//! Who a process is and what it may do; programs
-//! that cannot be started.
+//! Who a process is and what it may do; programs that cannot be started.
 
 use protocol::oci;
 use ttrpc::Code;
