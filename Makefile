@@ -76,6 +76,7 @@ stage: kernel agent ## Build everything into target/stage, laid out as installed
 	@cargo build --quiet --release
 	install -Dm755 $(TARGET)/release/nerite $(STAGE)/bin/nerite
 	install -Dm755 $(TARGET)/release/nerite-vmm $(STAGE)/lib/nerite/nerite-vmm
+	install -Dm755 $(TARGET)/release/nerite-fs $(STAGE)/lib/nerite/nerite-fs
 	$(TARGET)/release/rootfs-builder os --agent $(TARGET)/$(TRIPLE)/guest/nerite-agent \
 	    --output $(STAGE)/lib/nerite/os.erofs
 	install -Dm755 tests/demo $(STAGE)/share/nerite/demo
@@ -85,7 +86,7 @@ stage: kernel agent ## Build everything into target/stage, laid out as installed
 install: stage ## Install below DESTDIR and PREFIX (/usr/local)
 	@root=$(DESTDIR)$(PREFIX)
 	install -Dm755 $(STAGE)/bin/nerite $$root/bin/nerite
-	install -Dm755 $(STAGE)/lib/nerite/nerite-vmm $$root/lib/nerite/nerite-vmm
+	install -Dm755 $(STAGE)/lib/nerite/nerite-vmm $(STAGE)/lib/nerite/nerite-fs -t $$root/lib/nerite
 	install -m644 $(STAGE)/lib/nerite/vmlinux $(STAGE)/lib/nerite/os.erofs $$root/lib/nerite/
 	install -d $$root/share/man/man1
 	install -m644 $(STAGE)/share/man/man1/*.1 $$root/share/man/man1/

@@ -14,12 +14,16 @@
 //!   first), then optionally one `overlay` whose upper layer is a tmpfs in
 //!   the guest. Without the `overlay` there is exactly one `erofs` mount and
 //!   the root is read-only.
+//! - A `bind` mount, in `rootfs` or in the configuration, whose source is a
+//!   [`share_path`] shows a share; the agent mounts its device first.
 //! - `Start` that fails because the program does not exist answers
 //!   `NOT_FOUND`, because it cannot be executed `PERMISSION_DENIED`.
 //! - Events carry containerd's topics; `TaskOOM` precedes its `TaskExit`.
 //!   A `TaskExit` is sent when the process exits, not when its streams end.
 //! - `WaitResponse.exit_status` and `TaskExit.exit_status` are 0–255, or 128
 //!   plus the signal.
+
+use crate::broker::Policy;
 
 pub use containerd_shim_protos::cgroups_v2::metrics;
 pub use containerd_shim_protos::events::task as events;
@@ -35,6 +39,15 @@ pub const PROCESS_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-s
 /// Type URL of OCI resources in an `Any`, value in JSON (`Update`).
 pub const RESOURCES_TYPE_URL: &str =
     "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// The guest's directory with one mount point for each directory device.
+pub const SHARES: &str = "/shares";
+
+/// Where the guest finds share `number` of a directory device.
+#[must_use]
+pub fn share_path(policy: Policy, number: usize) -> String {
+    format!("{SHARES}/{}/{number}", policy.tag())
+}
 
 /// `nerite.agent.v1`, generated from `proto/nerite/agent/v1/sandbox.proto`.
 pub mod sandbox {

@@ -3,7 +3,8 @@
 //! ```text
 //!  keeper ──control socketpair (`control`)──▶ nerite-vmm
 //!     │                                          │ virtio-vsock
-//!     └──ttrpc: Task, Sandbox (`agent`)──────────┴──────▶ agent
+//!     ├──ttrpc: Task, Sandbox (`agent`)──────────┴──────▶ agent
+//!     └──setup (`broker`)──▶ nerite-fs ◀──requests (`fuse`)── nerite-vmm
 //! ```
 //!
 //! The keeper's two peers speak two languages on purpose: the VMM gets a few
@@ -13,7 +14,9 @@
 
 #[cfg(feature = "rpc")]
 pub mod agent;
+pub mod broker;
 pub mod control;
+pub mod fuse;
 pub mod oci;
 pub mod stream;
 pub mod timeline;

@@ -12,10 +12,14 @@ use crate::erofs::{StoreError, Writer};
 use crate::tree::{Content, Entry, Meta, Names, NodeId, Tree};
 
 /// Directories that the kernel and the agent need, with their modes.
-const DIRECTORIES: [(&str, u16); 5] = [
+const DIRECTORIES: [(&str, u16); 8] = [
     ("dev", 0o755),
     ("proc", 0o555),
     ("run", 0o755),
+    ("shares", 0o755),
+    // One for each kind of directory device.
+    ("shares/exclusive", 0o755),
+    ("shares/shared", 0o755),
     ("sys", 0o555),
     ("tmp", 0o1777),
 ];
@@ -80,14 +84,19 @@ pub fn build(agent: &Path, output: &Path) -> Result<(), OsError> {
     })?;
 
     let mut tree = Tree::new(Meta::root(0o755));
-    name(&mut tree, "init", Meta::root(0o755), Content::File(init));
+    let meta = Meta::root(0o755);
+    name(&mut tree, Tree::ROOT, "init", meta, Content::File(init));
+    let mut made = vec![("", Tree::ROOT)];
     for (path, mode) in DIRECTORIES {
-        name(
-            &mut tree,
-            path,
-            Meta::root(mode),
-            Content::Directory(Names::new()),
-        );
+        let (above, last) = path.rsplit_once('/').unwrap_or(("", path));
+        // Parents come first in the list.
+        let parent = made
+            .iter()
+            .find_map(|(path, node)| (*path == above).then_some(*node));
+        let content = Content::Directory(Names::new());
+        let parent = parent.unwrap_or(Tree::ROOT);
+        let node = name(&mut tree, parent, last, Meta::root(mode), content);
+        made.push((path, node));
     }
     writer.finish(&tree).map_err(write)?;
     fs::set_permissions(image.path(), PermissionsExt::from_mode(0o644)).map_err(write)?;
@@ -95,9 +104,9 @@ pub fn build(agent: &Path, output: &Path) -> Result<(), OsError> {
     Ok(())
 }
 
-fn name(tree: &mut Tree, name: &str, meta: Meta, content: Content) -> NodeId {
+fn name(tree: &mut Tree, parent: NodeId, name: &str, meta: Meta, content: Content) -> NodeId {
     let node = tree.add(meta, content);
-    if let Some(names) = tree.names_mut(Tree::ROOT) {
+    if let Some(names) = tree.names_mut(parent) {
         names.insert(name.as_bytes().into(), Entry { node, layer: 0 });
     }
     node

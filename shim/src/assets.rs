@@ -3,6 +3,7 @@
 //! ```text
 //!  PREFIX/bin/nerite
 //!  PREFIX/lib/nerite/nerite-vmm    the virtual machine monitor
+//!  PREFIX/lib/nerite/nerite-fs     the file broker
 //!  PREFIX/lib/nerite/vmlinux       the guest kernel
 //!  PREFIX/lib/nerite/os.erofs      the OS layer with the agent
 //! ```
@@ -21,6 +22,8 @@ pub struct Assets {
     pub directory: PathBuf,
     /// The virtual machine monitor.
     pub vmm: PathBuf,
+    /// The file broker.
+    pub broker: PathBuf,
     /// The guest kernel, an uncompressed `vmlinux`.
     pub kernel: PathBuf,
     /// The OS layer, an EROFS image.
@@ -71,6 +74,7 @@ impl Assets {
         let directory = prefix.join("lib/nerite");
         Self {
             vmm: directory.join("nerite-vmm"),
+            broker: directory.join("nerite-fs"),
             kernel: directory.join("vmlinux"),
             os_layer: directory.join("os.erofs"),
             directory,

@@ -4,13 +4,17 @@
 //! ```text
 //!  doors (command line, later the shim)      this library             other processes
 //!  ───────────────────────────────────▶ Sandbox ─┬─ Vmm ──control──▶ nerite-vmm
+//!                                                ├─ Broker ──setup──▶ nerite-fs
 //!                                                └─ ttrpc over a stream ──▶ agent
 //! ```
 //!
 //! The doors parse and call; no feature exists behind one door only.
 
 pub mod assets;
+pub mod broker;
+pub mod bundle;
 pub mod check;
+pub mod mounts;
 pub mod sandbox;
 pub mod size;
 pub mod spec;

@@ -32,7 +32,8 @@ use protocol::agent::sandbox::{
     NextEventsRequest, OnlineCpusRequest, SandboxClient, TimelineRequest,
 };
 use protocol::agent::task::TaskClient;
-use protocol::agent::{SPEC_TYPE_URL, topics};
+use protocol::agent::{SPEC_TYPE_URL, share_path, topics};
+use protocol::broker::Policy;
 use protocol::control::{Exit, ExitReason, FromVmm};
 use protocol::oci;
 use protocol::stream::{HostPort, StreamAddress};
@@ -43,6 +44,7 @@ use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::Context;
 
 use crate::assets::{AssetError, Assets};
+use crate::broker::{Broker, BrokerError, SharedTree};
 use crate::size::ByteSize;
 use crate::vmm::{Machine, Vmm, VmmError};
 
@@ -63,6 +65,9 @@ pub enum SandboxError {
     /// The VMM process.
     #[error(transparent)]
     Vmm(#[from] Arc<VmmError>),
+    /// The file broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
     /// The machine has ended.
     #[error("{}", .0.reason)]
     Ended(Exit),
@@ -110,10 +115,22 @@ pub struct SandboxConfig {
     pub vcpus: u8,
     /// The container's read-only layers, uppermost first, as EROFS images.
     pub layers: Vec<File>,
+    /// What is shared of the host.
+    pub trees: Vec<SharedTree>,
     /// Where the boot log goes.
     pub console: Option<File>,
     /// Words for the kernel's command line.
     pub kernel_arguments: Vec<String>,
+}
+
+/// A container's root file system.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RootFs {
+    /// The sandbox's first so many layers, with a writable layer in guest
+    /// memory above them unless the container wants it read-only.
+    Layers(usize),
+    /// A share.
+    Share(Policy, usize),
 }
 
 /// Standard streams that a process is to have.
@@ -154,6 +171,7 @@ type Running = Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>;
 /// A running sandbox. Dropping it ends everything in it.
 pub struct Sandbox {
     vmm: Arc<Vmm>,
+    broker: Option<Broker>,
     monitor: tokio::task::JoinHandle<()>,
     end: watch::Receiver<Option<End>>,
     running: Running,
@@ -211,6 +229,12 @@ impl Sandbox {
         let kernel = assets.open_kernel()?;
         let os_layer = assets.open_os_layer()?;
         let (keeper, guest) = stream_pair()?;
+        let (broker, fs) = if config.trees.is_empty() {
+            (None, Vec::new())
+        } else {
+            let (broker, fs) = Broker::start(&assets.broker, &config.trees, config.memory.0)?;
+            (Some(broker), fs)
+        };
         let mut pmem = vec![os_layer.as_fd()];
         pmem.extend(config.layers.iter().map(AsFd::as_fd));
         vmm.start(&Machine {
@@ -219,6 +243,7 @@ impl Sandbox {
             kvm: kvm.as_fd(),
             kernel: kernel.as_fd(),
             pmem,
+            fs: &fs,
             streams: vec![(HostPort::AGENT, guest.as_fd())],
             console: config.console.as_ref().map(AsFd::as_fd),
             kernel_arguments: config.kernel_arguments,
@@ -236,6 +261,7 @@ impl Sandbox {
         let client = client(keeper)?;
         Ok(Self {
             vmm,
+            broker,
             monitor,
             end,
             running,
@@ -245,8 +271,7 @@ impl Sandbox {
         })
     }
 
-    /// Creates a container whose root is the sandbox's layers with a writable
-    /// layer in guest memory above them, unless `spec` wants it read-only.
+    /// Creates a container.
     ///
     /// # Errors
     ///
@@ -255,7 +280,7 @@ impl Sandbox {
         &self,
         id: &str,
         spec: &oci::Spec,
-        layers: usize,
+        root: RootFs,
         stdio: StdioRequest,
     ) -> Result<Stdio, SandboxError> {
         let (request_stdin, stdin) = self.optional_stream(stdio.stdin).await?;
@@ -264,7 +289,7 @@ impl Sandbox {
         let read_only = spec.root.as_ref().is_some_and(|root| root.readonly);
         let request = CreateTaskRequest {
             id: id.into(),
-            rootfs: root_mounts(layers, read_only),
+            rootfs: root_mounts(root, read_only),
             terminal: stdio.terminal,
             stdin: request_stdin,
             stdout: request_stdout,
@@ -442,6 +467,21 @@ impl Sandbox {
         Ok(points)
     }
 
+    /// Waits for the end of the file broker, which the guest feels as I/O
+    /// errors; for ever, if there is none.
+    pub async fn broker_ended(&self) -> BrokerError {
+        match &self.broker {
+            Some(broker) => broker.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The file broker's process id, if there is one.
+    #[must_use]
+    pub fn broker_id(&self) -> Option<u32> {
+        self.broker.as_ref().map(Broker::id)
+    }
+
     /// The VMM's process id.
     #[must_use]
     pub fn vmm_id(&self) -> u32 {
@@ -522,7 +562,17 @@ impl Drop for Sandbox {
 
 /// The layers as the agent wants them told (protocol::agent): OS layer in
 /// slot 0, the container's layers from slot 1.
-fn root_mounts(layers: usize, read_only: bool) -> Vec<Mount> {
+fn root_mounts(root: RootFs, read_only: bool) -> Vec<Mount> {
+    let layers = match root {
+        RootFs::Layers(layers) => layers,
+        RootFs::Share(policy, number) => {
+            return vec![Mount {
+                type_: "bind".into(),
+                source: share_path(policy, number),
+                ..Mount::default()
+            }];
+        }
+    };
     let mut mounts: Vec<Mount> = (1..=layers)
         .map(|slot| Mount {
             type_: "erofs".into(),
@@ -600,7 +650,7 @@ mod tests {
     #[test]
     fn root_of_one_read_only_layer_needs_no_overlay() {
         let kinds = |layers, read_only| -> Vec<String> {
-            root_mounts(layers, read_only)
+            root_mounts(RootFs::Layers(layers), read_only)
                 .into_iter()
                 .map(|mount| format!("{} {} {}", mount.type_, mount.source, mount.options[0]))
                 .collect()

@@ -16,12 +16,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::control::{
-    self, ControlError, Fd, FromVmm, MAX_DESCRIPTORS, MachineConfig, PmemConfig, StreamConfig,
-    ToVmm,
+    self, ControlError, Fd, FromVmm, FsConfig, MAX_DESCRIPTORS, MachineConfig, PmemConfig,
+    StreamConfig, ToVmm,
 };
 use protocol::stream::HostPort;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::broker::FsDevice;
+pub(crate) use sys::watch;
 
 /// Something that went wrong with the VMM process.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +84,8 @@ pub struct Machine<'a> {
     pub kernel: BorrowedFd<'a>,
     /// Read-only images, slot 0 first.
     pub pmem: Vec<BorrowedFd<'a>>,
+    /// Directory devices.
+    pub fs: &'a [FsDevice],
     /// Streams that exist from the first instruction.
     pub streams: Vec<(HostPort, BorrowedFd<'a>)>,
     /// Where the boot log goes.
@@ -159,6 +164,18 @@ impl Vmm {
                 .pmem
                 .iter()
                 .map(|&image| PmemConfig { image: add(image) })
+                .collect(),
+            fs: machine
+                .fs
+                .iter()
+                .map(|device| FsConfig {
+                    policy: device.policy,
+                    channels: device
+                        .channels
+                        .iter()
+                        .map(|channel| add(channel.as_fd()))
+                        .collect(),
+                })
                 .collect(),
             streams: machine
                 .streams
@@ -312,7 +329,7 @@ mod sys {
     }
 
     /// Watches a descriptor, which tokio cannot know to stay open.
-    pub(super) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    pub(crate) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         // SAFETY: an `OwnedFd` always returns the same descriptor and keeps it
         // open until it is dropped, which `AsyncFd` does after deregistering.
         unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)

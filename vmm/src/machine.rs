@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
+use protocol::broker::Policy;
 use protocol::control::{Fd, MachineConfig, Probe};
 use protocol::timeline::{self, ClockPair, GuestClock, Point, tsc};
 use vm_memory::{GuestAddress, GuestMemoryError};
@@ -21,6 +22,7 @@ use crate::arch::x86_64::{IDENTITY_MAP, TSS, cpuid, mptable, registers, zero_pag
 use crate::boot::command_line::{self, Boot, CommandLineError};
 use crate::boot::elf::{self, KernelError};
 use crate::devices::console::Console;
+use crate::devices::fs::{self, Fs, Server};
 use crate::devices::pmem::{ImageError, Pmem};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
@@ -200,12 +202,16 @@ pub fn probe(kvm: OwnedFd) -> Result<Probe, BuildError> {
     Ok(judge::measure(&mut vcpu.fd, core.memory.ram())?)
 }
 
+/// A worker of a directory device, not yet running.
+type FsWorker = (Arc<Slot<Fs>>, Server);
+
 /// A machine, complete, its first instruction not yet executed.
 #[derive(Debug)]
 pub(crate) struct Machine {
     #[expect(dead_code, reason = "owns the memory that the guest runs in")]
     core: Core,
     vcpus: Vec<Vcpu>,
+    fs: Vec<FsWorker>,
     entry: GuestAddress,
     board: Board,
     vsock: Arc<Slot<Vsock>>,
@@ -263,6 +269,7 @@ impl Machine {
             .transpose()?;
         let console = device(Console::new(log.map(File::from)))?;
         attach(&core.vm, &mut slots, console.clone())?;
+        let fs = attach_directories(&core.vm, &mut slots, config, descriptors)?;
 
         let ending = Ending::new().map_err(|source| BuildError::System {
             act: "make an event",
@@ -277,6 +284,7 @@ impl Machine {
         Ok(Self {
             core,
             vcpus,
+            fs,
             entry,
             board,
             vsock,
@@ -331,8 +339,17 @@ impl Machine {
         Ok(())
     }
 
-    /// Starts all processors. What remains must live as long as they run.
+    /// Starts all workers and processors. What remains must live as long as
+    /// they run.
     pub(crate) fn start(&mut self) -> Result<(), BuildError> {
+        for (slot, server) in self.fs.drain(..) {
+            fs::start(slot, server, self.board.ram.clone()).map_err(|source| {
+                BuildError::System {
+                    act: "start a worker's thread",
+                    source,
+                }
+            })?;
+        }
         for vcpu in self.vcpus.drain(..).rev() {
             vcpu.start(self.board.clone())
                 .map_err(|source| BuildError::System {
@@ -378,6 +395,27 @@ fn attach_images(
         attach(&core.vm, slots, device(pmem)?)?;
     }
     Ok(())
+}
+
+/// Directories: a device for each policy, a worker for each channel.
+fn attach_directories(
+    vm: &VmFd,
+    slots: &mut Slots,
+    config: &MachineConfig,
+    descriptors: &mut Descriptors,
+) -> Result<Vec<FsWorker>, BuildError> {
+    let mut workers = Vec::new();
+    for directories in &config.fs {
+        let slot = device(Fs::new(directories.policy))?;
+        attach(vm, slots, slot.clone())?;
+        for channel in &directories.channels {
+            let channel = descriptors.take(*channel)?;
+            let appends = directories.policy == Policy::Shared;
+            let server = slot.with_device(|device| Server::new(device, channel, appends));
+            workers.push((slot.clone(), server));
+        }
+    }
+    Ok(workers)
 }
 
 fn device<D: crate::virtio::Device>(device: D) -> Result<Arc<Slot<D>>, BuildError> {

@@ -120,6 +120,9 @@ impl Session<'_> {
         let board = machine.board();
         let watched = watch(&self.poller, board.ending.told().as_raw_fd(), ENDED).and_then(|()| {
             board.slots.iter().try_for_each(|(slot, occupant)| {
+                if !occupant.is_drained() {
+                    return Ok(());
+                }
                 let number = u32::try_from(slot.0).map_err(io::Error::other)?;
                 let token = own_token(FIRST_SLOT + number);
                 watch(&self.poller, occupant.kick().as_raw_fd(), token)

@@ -5,7 +5,8 @@
 //! running machine will get devices without ACPI: fill a slot, let the agent
 //! bind it. Linux names the n-th declared slot `virtio-mmio.n`.
 //!
-//! Which device is where: image k in slot k, then entropy, vsock, console.
+//! Which device is where: image k in slot k, then entropy, vsock, console,
+//! then shared directories.
 
 #![deny(
     clippy::unwrap_used,
@@ -17,13 +18,15 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_VERSION};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::memory::GuestRam;
-use crate::virtio::transport::{Drained, MAGIC, QUEUE_NOTIFY, Request, Transport, VERSION};
+use crate::virtio::transport::{
+    Drained, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken, Transport, VERSION,
+};
 use crate::virtio::{Device, Interrupt};
 
 /// Slots of every machine: five images beside entropy, vsock and console.
@@ -68,6 +71,9 @@ impl SlotAddress {
 #[derive(Debug)]
 pub struct Slot<D> {
     transport: Mutex<Transport<D>>,
+    /// Told when a thread of the device gives a chain back.
+    given_back: Condvar,
+    threads: bool,
     interrupt: Interrupt,
     kick: EventFd,
 }
@@ -80,7 +86,9 @@ impl<D: Device> Slot<D> {
     /// When the process has no descriptor left.
     pub fn new(device: D) -> io::Result<Self> {
         Ok(Self {
+            threads: device.has_threads(),
             transport: Mutex::new(Transport::new(device)),
+            given_back: Condvar::new(),
             interrupt: Interrupt::new(EventFd::new(EFD_NONBLOCK)?),
             kick: EventFd::new(EFD_NONBLOCK)?,
         })
@@ -89,6 +97,35 @@ impl<D: Device> Slot<D> {
     fn transport(&self) -> MutexGuard<'_, Transport<D>> {
         self.transport
             .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a chain of queue `index` for a thread of the device. `arm`: when
+    /// there is none, the next one is to be told by a kick.
+    pub fn take<'m>(&self, index: usize, ram: &'m GuestRam, arm: bool) -> Taken<'m> {
+        self.transport().take(index, ram, arm, &self.interrupt)
+    }
+
+    /// Whether queue `index` has chains waiting for another thread.
+    pub fn has_more(&self, index: usize, ram: &GuestRam) -> bool {
+        self.transport().has_more(index, ram)
+    }
+
+    /// Returns a chain with `length` bytes written.
+    pub fn give_back(&self, lease: Lease, length: u32, ram: &GuestRam) {
+        let mut transport = self.transport();
+        transport.give_back(lease, length, ram, &self.interrupt);
+        drop(transport);
+        self.given_back.notify_all();
+    }
+
+    /// The transport, when no thread of the device works for the driver any
+    /// more: after a reset the driver may use its memory for anything.
+    fn retired(&self) -> MutexGuard<'_, Transport<D>> {
+        let mut transport = self.transport();
+        transport.retire();
+        self.given_back
+            .wait_while(transport, |transport| transport.taken() > 0)
             .unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,6 +141,8 @@ pub trait Occupant: Send + Sync + fmt::Debug {
     fn read(&self, offset: u64, data: &mut [u8]);
     /// A guest's write to its registers.
     fn write(&self, offset: u64, data: &[u8], ram: &GuestRam);
+    /// Whether the event loop lets the device work; else its own threads do.
+    fn is_drained(&self) -> bool;
     /// Lets the device work.
     fn drain(&self, ram: &GuestRam);
     /// Becomes readable when the device has work.
@@ -118,11 +157,22 @@ impl<D: Device> Occupant for Slot<D> {
     }
 
     fn write(&self, offset: u64, data: &[u8], ram: &GuestRam) {
-        let request = self.transport().write(offset, data, ram, &self.interrupt);
+        let reset = offset == STATUS && data.iter().all(|byte| *byte == 0);
+        let mut transport = if reset && self.threads {
+            self.retired()
+        } else {
+            self.transport()
+        };
+        let request = transport.write(offset, data, ram, &self.interrupt);
+        drop(transport);
         if request == Request::Drain {
             // Fails only when it is readable already.
             let _ = self.kick.write(1);
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        !self.threads
     }
 
     fn drain(&self, ram: &GuestRam) {

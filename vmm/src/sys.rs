@@ -5,14 +5,35 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::virtio::queue::GuestSlice;
 
 /// Buffers that one call takes; longer lists are cut, the caller goes on.
-const MOST_BUFFERS: usize = 64;
+const MOST_BUFFERS: usize = 1024;
 
-/// Dies with the parent, gains no privilege by any later `execve`.
+/// Gives up every capability. Whatever user starts it, what it writes to a
+/// file is written by nobody in particular.
+fn drop_capabilities() -> io::Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    // `struct __user_cap_header_struct` and two `__user_cap_data_struct`.
+    let header = [VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: reads the two arrays, which have the layout that this version
+    // of the call asks for.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    check(result.try_into().unwrap_or(-1))
+}
+
+/// Lets all threads allocate from one arena: they allocate little, and each
+/// further arena is private memory.
+fn one_arena() {
+    // SAFETY: takes plain numbers, before there is a second thread.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Dies with the parent, has no privilege and gains none by any later
+/// `execve`.
 ///
 /// # Errors
 ///
@@ -21,7 +42,10 @@ pub fn confine() -> io::Result<()> {
     // SAFETY: sets a signal for this process; takes plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) })?;
     // SAFETY: sets a flag of this process; takes plain numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    drop_capabilities()?;
+    one_arena();
+    Ok(())
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -131,6 +155,200 @@ pub fn receive(socket: BorrowedFd<'_>, slices: &[GuestSlice<'_>]) -> io::Result<
     // outlives the call; Rust holds no reference into it.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends one message: `head`, then what `slices` hold. Waits for room.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn send_message(
+    socket: BorrowedFd<'_>,
+    head: &[u8],
+    slices: &[GuestSlice<'_>],
+) -> io::Result<()> {
+    let mut buffers = with_head(head.as_ptr().cast_mut(), head.len(), slices)?;
+    let message = message(&mut buffers);
+    loop {
+        // SAFETY: the header points to `head` and to buffers within guest
+        // memory, which outlive the call; they are only read.
+        let sent =
+            unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+        if sent >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Room for one descriptor beside a message.
+#[repr(C, align(8))]
+struct Beside([u8; 24]);
+
+/// Receives one message and the descriptor beside it: its first bytes into
+/// `head`, the rest into `slices`. Waits for it; answers its length.
+///
+/// # Errors
+///
+/// The system's; `UnexpectedEof` when nobody will ever send one,
+/// `InvalidData` when it does not fit.
+pub(crate) fn receive_message(
+    socket: BorrowedFd<'_>,
+    head: &mut [u8],
+    slices: &[GuestSlice<'_>],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut buffers = with_head(head.as_mut_ptr(), head.len(), slices)?;
+    let mut beside = Beside([0; 24]);
+    let mut message = message(&mut buffers);
+    message.msg_control = (&raw mut beside).cast();
+    message.msg_controllen = size_of::<Beside>();
+    let length = loop {
+        let flags = libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: the header points to `head`, to `beside` and to buffers
+        // within guest memory, which outlive the call; Rust holds no other
+        // reference to any of them.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        if let Ok(length) = usize::try_from(received) {
+            break length;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    };
+    let file = received_descriptor(&message);
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((length, file))
+}
+
+/// The descriptor that came with a message just received.
+fn received_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
+    // SAFETY: `recvmsg` has set the control buffer's length to what it wrote.
+    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: either null or a header within the control buffer.
+    let header = unsafe { first.as_ref() }?;
+    let whole = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
+    if header.cmsg_type != libc::SCM_RIGHTS || header.cmsg_len < whole {
+        return None;
+    }
+    // SAFETY: the header is the control buffer's first, checked above.
+    let data = unsafe { libc::CMSG_DATA(first) };
+    // SAFETY: a descriptor's bytes follow the header, whose length says so.
+    let descriptor = unsafe { data.cast::<RawFd>().read_unaligned() };
+    // SAFETY: the kernel has just installed it for this message, which is
+    // read once: nobody else knows the number.
+    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Buffers for a message; more than one call takes are refused.
+fn with_head(
+    head: *mut u8,
+    length: usize,
+    slices: &[GuestSlice<'_>],
+) -> io::Result<Vec<libc::iovec>> {
+    if slices.len() >= MOST_BUFFERS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut all = Vec::with_capacity(slices.len() + 1);
+    all.push(libc::iovec {
+        iov_base: head.cast(),
+        iov_len: length,
+    });
+    all.extend(buffers(slices));
+    Ok(all)
+}
+
+/// Reads from a file at `offset` into `slices`; 0 at its end.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn read_at(file: &File, slices: &[GuestSlice<'_>], offset: i64) -> io::Result<usize> {
+    let buffers = buffers(slices);
+    let count = buffers.len().try_into().unwrap_or(0);
+    // SAFETY: the buffers lie within guest memory, which outlives the call;
+    // Rust holds no reference into it.
+    let read = unsafe { libc::preadv(file.as_raw_fd(), buffers.as_ptr(), count, offset) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}
+
+/// Writes `slices` to a file at `offset`, or at its end with `append`;
+/// answers how much.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn write_at(
+    file: &File,
+    slices: &[GuestSlice<'_>],
+    offset: i64,
+    append: bool,
+) -> io::Result<usize> {
+    let buffers = buffers(slices);
+    let count = buffers.len().try_into().unwrap_or(0);
+    let flags = if append { libc::RWF_APPEND } else { 0 };
+    // SAFETY: the buffers lie within guest memory, which outlives the call;
+    // they are only read.
+    let written =
+        unsafe { libc::pwritev2(file.as_raw_fd(), buffers.as_ptr(), count, offset, flags) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// Finds data or a hole. The file's own position moves, which nobody uses.
+///
+/// # Errors
+///
+/// The system's; `EINVAL` for any other `whence`.
+pub(crate) fn seek_data(file: &File, offset: i64, whence: u32) -> io::Result<u64> {
+    let whence = match i32::try_from(whence) {
+        Ok(whence @ (libc::SEEK_DATA | libc::SEEK_HOLE)) => whence,
+        _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    };
+    // SAFETY: takes plain numbers; the descriptor is borrowed for the call.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset, whence) };
+    u64::try_from(found).map_err(|_| io::Error::last_os_error())
+}
+
+/// Gives space to a file, or takes it away, as fallocate(2).
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn allocate(file: &File, mode: u32, offset: i64, length: i64) -> io::Result<()> {
+    // SAFETY: takes plain numbers; the descriptor is borrowed for the call.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode.cast_signed(), offset, length) })
+}
+
+/// Copies between files at positions, within the host.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn copy_range(
+    (source, mut from): (&File, i64),
+    (target, mut to): (&File, i64),
+    length: usize,
+) -> io::Result<usize> {
+    // SAFETY: the positions are read and written during the call only.
+    let copied = unsafe {
+        libc::copy_file_range(
+            source.as_raw_fd(),
+            &raw mut from,
+            target.as_raw_fd(),
+            &raw mut to,
+            length,
+            0,
+        )
+    };
+    usize::try_from(copied).map_err(|_| io::Error::last_os_error())
 }
 
 fn buffers(slices: &[GuestSlice<'_>]) -> Vec<libc::iovec> {

@@ -26,12 +26,17 @@ impl CapabilityPlan {
     pub(crate) fn new(capabilities: Option<&oci::Capabilities>) -> Result<Self> {
         let none = oci::Capabilities::default();
         let named = capabilities.unwrap_or(&none);
+        let inheritable = set("inheritable", &named.inheritable)?;
+        let permitted = set("permitted", &named.permitted)?;
         Ok(Self {
             bounding: set("bounding", &named.bounding)?,
             effective: set("effective", &named.effective)?,
-            inheritable: set("inheritable", &named.inheritable)?,
-            permitted: set("permitted", &named.permitted)?,
-            ambient: set("ambient", &named.ambient)?,
+            inheritable,
+            permitted,
+            // `runc spec` asks for ambient capabilities that are not
+            // inheritable, which the kernel does not grant; runc goes on
+            // without them.
+            ambient: set("ambient", &named.ambient)? & inheritable & permitted,
         })
     }
 }
@@ -62,6 +67,27 @@ mod tests {
         assert_eq!(plan.bounding.bits(), 1 << 5 | 1 << 40);
         assert!(plan.permitted.is_empty());
         assert!(CapabilityPlan::new(None).unwrap().bounding.is_empty());
+    }
+
+    #[test]
+    fn ambient_capabilities_must_be_inheritable() {
+        let kill = vec!["CAP_KILL".into()];
+        let mut named = oci::Capabilities {
+            permitted: kill.clone(),
+            ambient: kill.clone(),
+            ..oci::Capabilities::default()
+        };
+        assert!(
+            CapabilityPlan::new(Some(&named))
+                .unwrap()
+                .ambient
+                .is_empty()
+        );
+        named.inheritable = kill;
+        assert_eq!(
+            CapabilityPlan::new(Some(&named)).unwrap().ambient,
+            CapabilitySet::KILL
+        );
     }
 
     #[test]

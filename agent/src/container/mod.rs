@@ -14,6 +14,7 @@ pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod rlimits;
 pub(crate) mod rootfs;
+pub(crate) mod shares;
 pub(crate) mod spawn;
 pub(crate) mod stats;
 pub(crate) mod stdio;

@@ -150,6 +150,7 @@ impl Agent {
         let none = oci::Linux::default();
         let linux = spec.linux.as_ref().unwrap_or(&none);
         let mut namespaces = NamespacePlan::new(&linux.namespaces)?;
+        self.shares.prepare(&request.rootfs, spec)?;
         let connections = stdio.connect(&self.transport).await?;
         let init = Arc::new(Process::new(&request.id, "", stdio, Phase::Starting(None)));
         let kinds = namespaces.kinds();

@@ -30,6 +30,7 @@ use ttrpc::asynchronous::transport::Listener;
 
 use crate::container::Container;
 use crate::container::process::Process;
+use crate::container::shares::Shares;
 use crate::error::{Attempt, Failure, Result};
 use crate::events::Events;
 use crate::timeline::Timeline;
@@ -44,6 +45,7 @@ pub(crate) struct Agent {
     children: Mutex<HashMap<Pid, Arc<Process>>>,
     /// Containers; `None` while one is being made.
     containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
+    shares: Shares,
     events: Events,
     timeline: Timeline,
     /// The pid namespace that the agent is in.
@@ -71,6 +73,7 @@ pub(crate) async fn serve(
         transport,
         children: Mutex::default(),
         containers: Mutex::default(),
+        shares: Shares::default(),
         events: Events::default(),
         timeline,
         pid_namespace: File::open("/proc/self/ns/pid")

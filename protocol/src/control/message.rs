@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker::Policy;
 use crate::stream::HostPort;
 use crate::timeline::{GuestClock, Point};
 
@@ -85,6 +86,8 @@ pub struct MachineConfig {
     /// Read-only images as virtio-pmem devices, in slot order from slot 0.
     /// The first is the OS layer and the guest's root.
     pub pmem: Vec<PmemConfig>,
+    /// Shared directories: one virtio-fs device for each policy, at most.
+    pub fs: Vec<FsConfig>,
     /// Streams that exist before the guest runs.
     pub streams: Vec<StreamConfig>,
     /// Where the whole boot log goes, besides the tail that is always kept.
@@ -99,6 +102,15 @@ pub struct MachineConfig {
 pub struct PmemConfig {
     /// The image: a regular file, opened read-only.
     pub image: Fd,
+}
+
+/// A virtio-fs device.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct FsConfig {
+    /// Its tag is [`Policy::tag`].
+    pub policy: Policy,
+    /// Channels to the broker: so many requests can be on their way.
+    pub channels: Vec<Fd>,
 }
 
 /// One stream of the guest's vsock.

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
 /// Most descriptors beside one message (the kernel's own limit is 253).
-pub const MAX_DESCRIPTORS: usize = 64;
+pub const MAX_DESCRIPTORS: usize = 240;
 
 /// A control message that could not be sent or received.
 #[derive(Debug, thiserror::Error)]

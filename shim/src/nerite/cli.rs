@@ -18,6 +18,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a program from an image in a new virtual machine, in the foreground
     Try(Box<TryOptions>),
+    /// Run a container from an OCI bundle in a new virtual machine, in the foreground
+    Run(RunOptions),
     /// Say whether this host can run nerite, and what to do if not
     Check(CheckOptions),
     /// Draw a recorded start timeline as SVG
@@ -84,6 +86,20 @@ pub(crate) struct TryOptions {
     #[arg(long)]
     pub(crate) read_only: bool,
 
+    #[command(flatten)]
+    pub(crate) watch: WatchOptions,
+
+    /// The image: a directory, an archive or an OCI layout
+    pub(crate) image: PathBuf,
+
+    /// Program and arguments [default: what the image says, else `sh`]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+/// What to tell about a start.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct WatchOptions {
     /// Print the start timeline at the end
     #[arg(short, long)]
     pub(crate) verbose: bool,
@@ -99,13 +115,31 @@ pub(crate) struct TryOptions {
     /// Append a word to the guest kernel's command line
     #[arg(long, value_name = "WORD", hide = true)]
     pub(crate) kernel_argument: Vec<String>,
+}
 
-    /// The image: a directory, an archive or an OCI layout
-    pub(crate) image: PathBuf,
+/// Options of `nerite run`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The bundle's root directory is the container's root: what the container writes
+appears there at once, with owner, mode and times. Bind mounts are shared in the
+same way; every other mount is the guest's own.
 
-    /// Program and arguments [default: what the image says, else `sh`]
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<String>,
+Exit status: the program's own; 128 plus the signal that ended it; 127 if it
+does not exist in the root; 126 if it cannot be executed; 125 if nerite failed.
+
+Example:
+  mkdir bundle && cd bundle && runc spec && ln -s /path/to/a/root rootfs
+  nerite run mine")]
+pub(crate) struct RunOptions {
+    /// The bundle: a directory with config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(crate) bundle: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) watch: WatchOptions,
+
+    /// A name for the container
+    pub(crate) id: String,
 }
 
 /// Options of `nerite check`.

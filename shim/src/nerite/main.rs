@@ -5,9 +5,12 @@
 
 mod check;
 mod cli;
+mod foreground;
 mod generate;
+mod guest_memory;
 mod output;
 mod progress;
+mod run;
 mod signals;
 mod streams;
 mod terminal;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Try(options) => try_image::run(*options, start),
+        Command::Run(options) => run::run(options, start),
         Command::Check(options) => check::run(&options),
         Command::Trace(options) => trace::run(&options),
         Command::Generate(options) => generate::run(&options),

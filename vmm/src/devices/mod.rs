@@ -2,6 +2,7 @@
 //! registers are other people's business.
 
 pub mod console;
+pub mod fs;
 pub mod pmem;
 pub mod rng;
 pub mod vsock;

@@ -47,6 +47,12 @@ pub trait Device: Send + fmt::Debug {
         &[]
     }
 
+    /// Whether threads of its own serve its queues ([`crate::slots::Slot::take`])
+    /// instead of the event loop.
+    fn has_threads(&self) -> bool {
+        false
+    }
+
     /// Does all work that there is, on every queue, in bounded time.
     ///
     /// # Errors

@@ -15,6 +15,8 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::sync::atomic::Ordering;
+
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestMemoryBackend, VolatileSlice};
 
@@ -186,6 +188,14 @@ impl Ring {
         } else {
             Err(QueueFault::Chain { head })
         }
+    }
+
+    pub(super) fn has_more(&self, ram: &GuestRam) -> bool {
+        self.queue.ready()
+            && self
+                .queue
+                .avail_idx(ram, Ordering::Acquire)
+                .is_ok_and(|next| next.0 != self.queue.next_avail())
     }
 
     /// Puts the chain popped last back: it will be popped again.

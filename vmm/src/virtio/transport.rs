@@ -31,11 +31,14 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NOTIFY,
     VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY,
     VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_HIGH, VIRTIO_MMIO_QUEUE_USED_LOW,
-    VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
+    VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID,
+    VIRTIO_MMIO_VERSION,
 };
 use virtio_queue::{Queue, QueueT};
 
-use super::{COMMON_FEATURES, Device, EVENT_IDX, Interrupt, QueueFault, Queues, Ring, VERSION_1};
+use super::{
+    COMMON_FEATURES, Chain, Device, EVENT_IDX, Interrupt, QueueFault, Queues, Ring, VERSION_1,
+};
 use crate::memory::GuestRam;
 
 /// "virt" in little-endian.
@@ -43,6 +46,9 @@ pub(crate) const MAGIC: u32 = 0x7472_6976;
 pub(crate) const VERSION: u32 = 2;
 /// Tells whose device it is; no driver looks.
 const VENDOR: u32 = u32::from_le_bytes(*b"nrte");
+
+/// Offset of the Status register; zero written to it resets the device.
+pub(crate) const STATUS: u64 = VIRTIO_MMIO_STATUS as u64;
 
 /// Offset of the QueueNotify register, which KVM answers by itself.
 pub(crate) const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
@@ -85,10 +91,33 @@ pub enum Drained {
     Broken(QueueFault),
 }
 
+/// What a thread of the device gets from a queue.
+#[derive(Debug)]
+pub enum Taken<'m> {
+    /// A request, to be given back with its [`Lease`].
+    Chain(Chain<'m>, Lease),
+    /// Nothing at present; the next kick tells if that was asked for.
+    Empty,
+    /// The device has no driver.
+    Stopped,
+}
+
+/// The right to give a chain back, to the driver that offered it only.
+#[derive(Debug)]
+pub struct Lease {
+    queue: usize,
+    head: u16,
+    epoch: u64,
+}
+
 /// One device behind its registers.
 #[derive(Debug)]
 pub struct Transport<D> {
     device: D,
+    /// Counts drivers: what one has offered is not returned to the next.
+    epoch: u64,
+    /// Chains that threads of the device have taken and not given back.
+    taken: usize,
     state: State,
     status: u32,
     device_features_select: u32,
@@ -103,6 +132,8 @@ impl<D: Device> Transport<D> {
         let state = Self::fresh(&device);
         Self {
             device,
+            epoch: 0,
+            taken: 0,
             state,
             status: 0,
             device_features_select: 0,
@@ -184,6 +215,8 @@ impl<D: Device> Transport<D> {
             VIRTIO_MMIO_QUEUE_READY => u32::from(self.queue_ready()),
             VIRTIO_MMIO_INTERRUPT_STATUS => interrupt.status(),
             VIRTIO_MMIO_STATUS => self.status,
+            // The length of a shared memory region that is not there (4.2.2).
+            VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
             VIRTIO_MMIO_CONFIG_GENERATION => 0,
             _ => 0,
         }
@@ -347,6 +380,99 @@ impl<D: Device> Transport<D> {
         self.state = State::Broken;
         self.status |= NEEDS_RESET;
         interrupt.config();
+    }
+
+    /// Takes a chain of queue `index` for a thread of the device. `arm`: when
+    /// there is none, the next one is to be told by a kick.
+    pub(crate) fn take<'m>(
+        &mut self,
+        index: usize,
+        ram: &'m GuestRam,
+        arm: bool,
+        interrupt: &Interrupt,
+    ) -> Taken<'m> {
+        let State::Running(rings) = &mut self.state else {
+            return Taken::Stopped;
+        };
+        let Some(ring) = rings.get_mut(index) else {
+            return Taken::Stopped;
+        };
+        let popped = loop {
+            match ring.pop(ram) {
+                Ok(None) if arm => match ring.arm(ram) {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(None),
+                    Err(fault) => break Err(fault),
+                },
+                result => break result,
+            }
+        };
+        match popped {
+            Ok(Some(chain)) => {
+                self.taken = self.taken.saturating_add(1);
+                let lease = Lease {
+                    queue: index,
+                    head: chain.head(),
+                    epoch: self.epoch,
+                };
+                Taken::Chain(chain, lease)
+            }
+            Ok(None) => Taken::Empty,
+            Err(_) => {
+                self.fail(interrupt);
+                Taken::Stopped
+            }
+        }
+    }
+
+    /// Whether queue `index` has chains waiting.
+    pub(crate) fn has_more(&self, index: usize, ram: &GuestRam) -> bool {
+        match &self.state {
+            State::Running(rings) => rings.get(index).is_some_and(|ring| ring.has_more(ram)),
+            State::Negotiating { .. } | State::Broken => false,
+        }
+    }
+
+    /// Returns a chain to its driver with `length` bytes written.
+    #[expect(clippy::needless_pass_by_value, reason = "a lease is good for once")]
+    pub(crate) fn give_back(
+        &mut self,
+        lease: Lease,
+        length: u32,
+        ram: &GuestRam,
+        interrupt: &Interrupt,
+    ) {
+        self.taken = self.taken.saturating_sub(1);
+        let State::Running(rings) = &mut self.state else {
+            return;
+        };
+        let Some(ring) = rings.get_mut(lease.queue) else {
+            return;
+        };
+        if lease.epoch != self.epoch {
+            return;
+        }
+        let told = ring
+            .complete(ram, lease.head, length)
+            .and_then(|()| ring.wants_interrupt(ram));
+        match told {
+            Ok(true) => interrupt.used(),
+            Ok(false) => {}
+            Err(_) => self.fail(interrupt),
+        }
+    }
+
+    /// Chains that threads of the device still work on.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Lets threads of the device take nothing more, before a reset.
+    pub(crate) fn retire(&mut self) {
+        if let State::Running(_) = self.state {
+            self.state = State::Broken;
+        }
+        self.epoch = self.epoch.saturating_add(1);
     }
 
     fn reset(&mut self, interrupt: &Interrupt) {

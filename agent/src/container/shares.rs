@@ -1,0 +1,92 @@
+//! Directories of the host: each virtio-fs device is mounted once, below
+//! [`SHARES`], when the first container needs it. Containers get bind mounts
+//! of what is in there.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use protocol::agent::SHARES;
+use protocol::agent::api::Mount;
+use protocol::oci;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::mount::{MountFlags, mount};
+
+use crate::error::{Attempt, Failure, Result};
+
+/// The devices that are mounted, by tag.
+#[derive(Debug, Default)]
+pub(crate) struct Shares {
+    mounted: Mutex<BTreeSet<String>>,
+}
+
+impl Shares {
+    /// Makes every share that a container wants reachable.
+    pub(crate) fn prepare(&self, rootfs: &[Mount], spec: &oci::Spec) -> Result<()> {
+        let root = rootfs.iter().map(|mount| mount.source.as_str());
+        let mounts = spec
+            .mounts
+            .iter()
+            .filter_map(|mount| mount.source.as_deref());
+        for source in root.chain(mounts) {
+            if let Some(share) = source
+                .strip_prefix(SHARES)
+                .and_then(|rest| rest.strip_prefix('/'))
+            {
+                self.reach(source, share)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reach(&self, source: &str, share: &str) -> Result<()> {
+        let (tag, _) = share
+            .split_once('/')
+            .ok_or_else(|| Failure::argument(format!("source {source:?} names no share")))?;
+        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !mounted.contains(tag) {
+            let point = format!("{SHARES}/{tag}");
+            // Flags that a container may need otherwise are set on its own
+            // mount.
+            mount(tag, &*point, "virtiofs", MountFlags::empty(), None)
+                .attempt(|| format!("mount the shared directories {tag:?}"))?;
+            mounted.insert(tag.into());
+        }
+        drop(mounted);
+        // A directory is a file system of its own, mounted when it is first
+        // entered: here and now, so that all containers have the same one.
+        if Path::new(source).is_dir() {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            open(source, flags, Mode::empty()).attempt(|| format!("enter {source}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_without_a_share_is_refused() {
+        let mount = Mount {
+            source: "/shares/exclusive".into(),
+            ..Mount::default()
+        };
+        let error = Shares::default()
+            .prepare(&[mount], &oci::Spec::default())
+            .unwrap_err();
+        assert!(error.to_string().contains("names no share"), "{error}");
+    }
+
+    #[test]
+    fn other_sources_are_left_alone() {
+        let mount = Mount {
+            source: "/sharesandmore/x".into(),
+            ..Mount::default()
+        };
+        Shares::default()
+            .prepare(&[mount], &oci::Spec::default())
+            .unwrap();
+    }
+}

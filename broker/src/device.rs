@@ -1,0 +1,278 @@
+//! One virtio-fs device: its nodes, its policy, and who answers what.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use protocol::broker::{DATA, DataIn, Policy};
+use protocol::fuse::{Attr, AttrOut, EntryOut, Opcode, ROOT, init};
+use protocol::fuse::{InitIn, InitOut, MAJOR, MAX_DATA, MINOR};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::answer::Answer;
+use crate::caller;
+use crate::nodes::{Found, Limits, NodeId, Nodes};
+use crate::operations::open::OpenFiles;
+use crate::operations::{attributes, create, directory, extended, names, open};
+use crate::request::Request;
+use crate::status::Status;
+use crate::streams::Streams;
+
+/// Descriptors that the nodes of a device keep.
+const DESCRIPTORS: usize = 4096;
+
+/// How long the guest may believe what it was told of a shared tree.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// As long as the guest lives.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// What every device uses of what the guest's kernel can.
+const FEATURES: u64 = init::ASYNC_READ
+    | init::BIG_WRITES
+    // The umask comes with each request, so that an access list of the
+    // directory can take its place.
+    | init::DONT_MASK
+    | init::DO_READDIRPLUS
+    | init::READDIRPLUS_AUTO
+    | init::ASYNC_DIO
+    | init::PARALLEL_DIROPS
+    | init::POSIX_ACL
+    | init::MAX_PAGES
+    | init::CACHE_SYMLINKS
+    | init::NO_OPENDIR_SUPPORT
+    | init::SUBMOUNTS
+    // Spares a look for file capabilities before each write.
+    | init::HANDLE_KILLPRIV_V2
+    | init::SETXATTR_EXT
+    | init::INIT_EXT
+    | init::CREATE_SUPP_GROUP
+    | init::DIRECT_IO_ALLOW_MMAP;
+
+/// Opening a file asks nobody, and writes are collected.
+const EXCLUSIVE_FEATURES: u64 = init::WRITEBACK_CACHE | init::NO_OPEN_SUPPORT;
+
+/// A change by others is noticed.
+const SHARED_FEATURES: u64 = init::AUTO_INVAL_DATA;
+
+/// One device.
+#[derive(Debug)]
+pub struct Device {
+    pub(crate) policy: Policy,
+    pub(crate) nodes: Nodes,
+    pub(crate) streams: Streams,
+    pub(crate) files: OpenFiles,
+}
+
+/// What goes beside an answer.
+pub(crate) type Beside = Option<OwnedFd>;
+
+impl Device {
+    /// A device that shows `shares`, references to the roots of trees, to a
+    /// guest that may know `most_nodes` files at a time.
+    ///
+    /// # Errors
+    ///
+    /// When a share's root cannot be looked at.
+    pub fn new(policy: Policy, shares: Vec<OwnedFd>, most_nodes: usize) -> Result<Self, Errno> {
+        let limits = Limits {
+            nodes: most_nodes,
+            descriptors: DESCRIPTORS,
+        };
+        Ok(Self {
+            policy,
+            nodes: Nodes::new(shares, policy == Policy::Shared, limits)?,
+            streams: Streams::default(),
+            files: OpenFiles::default(),
+        })
+    }
+
+    /// Does what a request asks. `None`: nobody waits for an answer.
+    pub(crate) fn handle(
+        &self,
+        request: &mut Request<'_>,
+        answer: &mut Answer,
+    ) -> Option<Result<Beside, Errno>> {
+        if request.header.opcode == DATA {
+            return Some(self.data(request).map(Some));
+        }
+        let Some(opcode) = Opcode::from_number(request.header.opcode) else {
+            return Some(Err(Errno::NOSYS));
+        };
+        if opcode.is_one_way() {
+            names::forget(self, opcode, request);
+            return None;
+        }
+        Some(self.answer(opcode, request, answer))
+    }
+
+    fn data(&self, request: &mut Request<'_>) -> Result<OwnedFd, Errno> {
+        caller::become_self()?;
+        let wanted: DataIn = request.take()?;
+        open::data(self, request.node(), wanted.write != 0)
+    }
+
+    fn answer(
+        &self,
+        opcode: Opcode,
+        request: &mut Request<'_>,
+        answer: &mut Answer,
+    ) -> Result<Beside, Errno> {
+        // The root shows the shares and nothing else.
+        if request.node() == NodeId(ROOT) {
+            return directory::answer_root(self, opcode, request, answer).map(|()| None);
+        }
+        let done = match opcode {
+            Opcode::Mknod => return create::node(self, request, answer),
+            Opcode::Tmpfile => return create::nameless(self, request, answer),
+            Opcode::Open => return open::open(self, request, answer),
+            Opcode::Create => return create::file(self, request, answer),
+            Opcode::Mkdir => create::directory(self, request, answer),
+            Opcode::Symlink => create::link(self, request, answer),
+            _ => {
+                caller::become_self()?;
+                self.answer_as_self(opcode, request, answer)
+            }
+        };
+        done.map(|()| None)
+    }
+
+    fn answer_as_self(
+        &self,
+        opcode: Opcode,
+        request: &mut Request<'_>,
+        answer: &mut Answer,
+    ) -> Result<(), Errno> {
+        match opcode {
+            Opcode::Init => self.init(request, answer),
+            Opcode::Destroy => Ok(()),
+            Opcode::Lookup => names::look_up(self, request, answer),
+            Opcode::Link => names::link(self, request, answer),
+            Opcode::Unlink => names::remove(self, request, false),
+            Opcode::Rmdir => names::remove(self, request, true),
+            Opcode::Rename => names::rename(self, request, false),
+            Opcode::Rename2 => names::rename(self, request, true),
+            Opcode::Getattr => attributes::get(self, request, answer),
+            Opcode::Statx => attributes::get_extended(self, request, answer),
+            Opcode::Setattr => attributes::set(self, request, answer),
+            Opcode::Readlink => attributes::read_link(self, request, answer),
+            Opcode::Statfs => attributes::file_system(self, request, answer),
+            Opcode::Syncfs => attributes::sync(self, request, true),
+            Opcode::Fsyncdir => attributes::sync(self, request, false),
+            Opcode::Readdir => directory::read(self, request, answer, false),
+            Opcode::Readdirplus => directory::read(self, request, answer, true),
+            Opcode::Getxattr => extended::get(self, request, answer),
+            Opcode::Listxattr => extended::list(self, request, answer),
+            Opcode::Setxattr => extended::set(self, request),
+            Opcode::Removexattr => extended::remove(self, request),
+            Opcode::Release => open::release(self, request),
+            Opcode::Flush => open::flush(self),
+            Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw => Err(Errno::NOSYS),
+            // The VMM's own, or answered before.
+            Opcode::Read
+            | Opcode::Write
+            | Opcode::Fsync
+            | Opcode::Fallocate
+            | Opcode::Lseek
+            | Opcode::CopyFileRange
+            | Opcode::Setupmapping
+            | Opcode::Removemapping
+            | Opcode::Forget
+            | Opcode::BatchForget
+            | Opcode::Mknod
+            | Opcode::Mkdir
+            | Opcode::Symlink
+            | Opcode::Create
+            | Opcode::Tmpfile
+            | Opcode::Open => Err(Errno::NOSYS),
+        }
+    }
+
+    /// Agrees with a driver on what to use; whatever an earlier one knew is
+    /// forgotten.
+    pub(crate) fn init(&self, request: &mut Request<'_>, answer: &mut Answer) -> Result<(), Errno> {
+        let wanted: InitIn = request.take()?;
+        if wanted.major != MAJOR {
+            return Err(Errno::PROTO);
+        }
+        self.nodes.clear();
+        self.streams.clear();
+        self.files.clear();
+        let offered = u64::from(wanted.flags) | u64::from(wanted.flags2) << 32;
+        let used = match self.policy {
+            Policy::Exclusive => FEATURES | EXCLUSIVE_FEATURES,
+            Policy::Shared => FEATURES | SHARED_FEATURES,
+        } & offered;
+        answer.push(&InitOut {
+            major: MAJOR,
+            minor: MINOR,
+            max_readahead: wanted.max_readahead,
+            flags: lower(used),
+            flags2: lower(used >> 32),
+            max_background: 64,
+            congestion_threshold: 48,
+            max_write: MAX_DATA,
+            time_gran: 1,
+            max_pages: 256,
+            ..InitOut::default()
+        });
+        Ok(())
+    }
+
+    /// How long the guest may believe an answer.
+    fn validity(&self) -> Duration {
+        match self.policy {
+            Policy::Exclusive => FOR_EVER,
+            Policy::Shared => SHARED_FOR,
+        }
+    }
+
+    /// The answer that names a node.
+    pub(crate) fn entry(&self, found: &Found) -> EntryOut {
+        let valid = self.validity();
+        // Only directories are mount points for the guest: a single file that
+        // is mounted on the host is just that file.
+        let submount = found.submount && found.status.kind() == FileType::Directory;
+        EntryOut {
+            nodeid: found.id.0,
+            generation: 0,
+            entry_valid: valid.as_secs(),
+            attr_valid: valid.as_secs(),
+            entry_valid_nsec: valid.subsec_nanos(),
+            attr_valid_nsec: valid.subsec_nanos(),
+            attr: found.status.attributes(submount),
+        }
+    }
+
+    /// The answer that a name leads nowhere, which the guest may believe for
+    /// as long as any other.
+    pub(crate) fn no_entry(&self) -> EntryOut {
+        let valid = self.validity();
+        EntryOut {
+            entry_valid: valid.as_secs(),
+            entry_valid_nsec: valid.subsec_nanos(),
+            ..EntryOut::default()
+        }
+    }
+
+    /// The answer with attributes.
+    pub(crate) fn attributes(&self, attr: Attr) -> AttrOut {
+        let valid = self.validity();
+        AttrOut {
+            attr_valid: valid.as_secs(),
+            attr_valid_nsec: valid.subsec_nanos(),
+            dummy: 0,
+            attr,
+        }
+    }
+
+    /// A node's status.
+    pub(crate) fn status(&self, id: NodeId) -> Result<Status, Errno> {
+        Status::of(self.nodes.descriptor(id)?.as_fd())
+    }
+}
+
+fn lower(flags: u64) -> u32 {
+    let [a, b, c, d, ..] = flags.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}

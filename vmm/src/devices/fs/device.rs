@@ -1,0 +1,78 @@
+//! The device: its configuration. Its work is done by the workers.
+
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+use std::sync::Arc;
+
+use protocol::broker::Policy;
+use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
+
+use super::files::Files;
+use crate::virtio::{Device, QueueFault, Queues};
+
+/// Length of the tag in the configuration (5.11.4).
+const TAG: usize = 36;
+
+/// One virtio-fs device.
+#[derive(Debug)]
+pub struct Fs {
+    config: [u8; TAG + 4],
+    files: Arc<Files>,
+}
+
+impl Fs {
+    /// A device with the tag of `policy`.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let mut config = [0; TAG + 4];
+        for (to, from) in config.iter_mut().zip(policy.tag().bytes()) {
+            *to = from;
+        }
+        // One request queue, whatever number of workers takes from it.
+        for (to, from) in config.iter_mut().skip(TAG).zip(1_u32.to_le_bytes()) {
+            *to = from;
+        }
+        Self {
+            config,
+            files: Arc::default(),
+        }
+    }
+
+    /// The descriptors that its workers share.
+    pub(super) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+}
+
+impl Device for Fs {
+    fn kind(&self) -> u32 {
+        VIRTIO_ID_FS
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        // Forgets; requests, where one of 1 MiB takes 260 descriptors.
+        &[256, 1024]
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn has_threads(&self) -> bool {
+        true
+    }
+
+    fn drain(&mut self, _queues: &mut Queues<'_>) -> Result<(), QueueFault> {
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.files.clear();
+    }
+}

@@ -1,0 +1,25 @@
+//! Shared directories (virtio 1.2, section 5.11): the data half of the file
+//! server.
+//!
+//! ```text
+//!  guest driver ──kick──▶ worker ─┬─ data ──▶ files: preadv, pwritev … ──────────┐
+//!                                 └─ names ─▶ channel ─▶ broker ─(descriptor)──▶─┤
+//!                                                             used ring, interrupt
+//! ```
+//!
+//! Workers are threads, because a read from a disk blocks. Each has a channel
+//! to the broker, so that it asks and waits without a table of what is on its
+//! way. Data move straight between file and guest memory, on descriptors that
+//! the broker has opened; the VMM knows nodes by number and no name at all.
+
+mod channel;
+mod device;
+mod files;
+mod server;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use device::Fs;
+pub use server::Server;
+pub(crate) use worker::start;
