@@ -18,7 +18,8 @@ use crate::request::Request;
 use crate::status::Status;
 use crate::streams::Streams;
 
-/// Descriptors that the nodes of a device keep.
+/// Most descriptors that the nodes of a device keep: enough for the files that
+/// a build works on.
 const DESCRIPTORS: usize = 4096;
 
 /// How long the guest may believe what it was told of a shared tree.
@@ -69,15 +70,21 @@ pub(crate) type Beside = Option<OwnedFd>;
 
 impl Device {
     /// A device that shows `shares`, references to the roots of trees, to a
-    /// guest that may know `most_nodes` files at a time.
+    /// guest that may know `most_nodes` files at a time, and keeps so many
+    /// `descriptors` that it could do without.
     ///
     /// # Errors
     ///
     /// When a share's root cannot be looked at.
-    pub fn new(policy: Policy, shares: Vec<OwnedFd>, most_nodes: usize) -> Result<Self, Errno> {
+    pub fn new(
+        policy: Policy,
+        shares: Vec<OwnedFd>,
+        most_nodes: usize,
+        descriptors: usize,
+    ) -> Result<Self, Errno> {
         let limits = Limits {
             nodes: most_nodes,
-            descriptors: DESCRIPTORS,
+            descriptors: descriptors.min(DESCRIPTORS),
         };
         Ok(Self {
             policy,

@@ -55,13 +55,22 @@ pub struct Tree {
     pub read_only: bool,
 }
 
+/// Where the broker is after [`enter`].
+#[derive(Debug)]
+pub struct Jail {
+    /// References to the roots of the trees, in order.
+    pub shares: Vec<OwnedFd>,
+    /// Descriptors that it may have.
+    pub descriptors: usize,
+}
+
 /// Attaches `trees` in a namespace of this process's own and leaves
-/// everything else behind; answers references to their roots, in order.
+/// everything else behind.
 ///
 /// # Errors
 ///
 /// [`JailError`] names the step.
-pub fn enter(trees: Vec<Tree>) -> Result<Vec<OwnedFd>, JailError> {
+pub fn enter(trees: Vec<Tree>) -> Result<Jail, JailError> {
     let present = getrlimit(Resource::Nofile);
     let most = present.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
     let limit = Rlimit {
@@ -91,7 +100,10 @@ pub fn enter(trees: Vec<Tree>) -> Result<Vec<OwnedFd>, JailError> {
     change_root(&root).map_err(failed("change root"))?;
     fchdir(&descriptors).map_err(failed("enter /proc/self/fd"))?;
     drop_privileges().map_err(failed("drop privileges"))?;
-    Ok(shares)
+    Ok(Jail {
+        shares,
+        descriptors: usize::try_from(most).unwrap_or(usize::MAX),
+    })
 }
 
 fn empty_root() -> Result<OwnedFd, Errno> {

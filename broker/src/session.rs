@@ -97,10 +97,13 @@ fn begin(setup: Setup, descriptors: Vec<OwnedFd>) -> Result<(), SessionError> {
             read_only: share.read_only,
         });
     }
-    let mut shares = jail::enter(trees)?.into_iter();
+    let jail = jail::enter(trees)?;
+    // Half for what must stay: names lost, files open, streams, channels.
+    let descriptors = jail.descriptors / 2 / setup.devices.len().max(1);
+    let mut shares = jail.shares.into_iter();
     for device in setup.devices {
         let shares = shares.by_ref().take(device.shares.len()).collect();
-        let served = Device::new(device.policy, shares, setup.most_nodes)
+        let served = Device::new(device.policy, shares, setup.most_nodes, descriptors)
             .map_err(refused("look at a share"))?;
         let served = Arc::new(served);
         for channel in device.channels {

@@ -25,7 +25,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::memory::GuestRam;
 use crate::virtio::transport::{
-    Drained, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken, Transport, VERSION,
+    Drained, INTERRUPT_ACK, INTERRUPT_STATUS, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken,
+    Transport, VERSION,
 };
 use crate::virtio::{Device, Interrupt};
 
@@ -114,9 +115,16 @@ impl<D: Device> Slot<D> {
     /// Returns a chain with `length` bytes written.
     pub fn give_back(&self, lease: Lease, length: u32, ram: &GuestRam) {
         let mut transport = self.transport();
-        transport.give_back(lease, length, ram, &self.interrupt);
+        let tell = transport.give_back(lease, length, ram, &self.interrupt);
+        let retiring = transport.is_retiring();
         drop(transport);
-        self.given_back.notify_all();
+        // Not under the lock: the driver's answer to an interrupt may want it.
+        if tell {
+            self.interrupt.used();
+        }
+        if retiring {
+            self.given_back.notify_all();
+        }
     }
 
     /// The transport, when no thread of the device works for the driver any
@@ -153,10 +161,19 @@ pub trait Occupant: Send + Sync + fmt::Debug {
 
 impl<D: Device> Occupant for Slot<D> {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        self.transport().read(offset, data, &self.interrupt);
+        // On the way of every request: without the lock.
+        if offset == INTERRUPT_STATUS && data.len() == 4 {
+            data.copy_from_slice(&self.interrupt.status().to_le_bytes());
+            return;
+        }
+        self.transport().read(offset, data);
     }
 
     fn write(&self, offset: u64, data: &[u8], ram: &GuestRam) {
+        if let (INTERRUPT_ACK, &[a, b, c, d]) = (offset, data) {
+            self.interrupt.acknowledge(u32::from_le_bytes([a, b, c, d]));
+            return;
+        }
         let reset = offset == STATUS && data.iter().all(|byte| *byte == 0);
         let mut transport = if reset && self.threads {
             self.retired()

@@ -25,6 +25,21 @@ fn drop_capabilities() -> io::Result<()> {
     check(result.try_into().unwrap_or(-1))
 }
 
+/// As many descriptors as the keeper may have. Where that fails it stays as it
+/// is, which is enough for all but guests with many files.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes the structure.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: reads the structure.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
 /// Lets all threads allocate from one arena: they allocate little, and each
 /// further arena is private memory.
 fn one_arena() {
@@ -44,6 +59,7 @@ pub fn confine() -> io::Result<()> {
     // SAFETY: sets a flag of this process; takes plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     drop_capabilities()?;
+    raise_descriptor_limit();
     one_arena();
     Ok(())
 }

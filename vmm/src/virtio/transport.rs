@@ -47,6 +47,12 @@ pub(crate) const VERSION: u32 = 2;
 /// Tells whose device it is; no driver looks.
 const VENDOR: u32 = u32::from_le_bytes(*b"nrte");
 
+/// Offset of the InterruptStatus register.
+pub(crate) const INTERRUPT_STATUS: u64 = VIRTIO_MMIO_INTERRUPT_STATUS as u64;
+
+/// Offset of the InterruptACK register.
+pub(crate) const INTERRUPT_ACK: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
+
 /// Offset of the Status register; zero written to it resets the device.
 pub(crate) const STATUS: u64 = VIRTIO_MMIO_STATUS as u64;
 
@@ -175,7 +181,7 @@ impl<D: Device> Transport<D> {
     }
 
     /// Reads `data.len()` bytes at `offset`.
-    pub(crate) fn read(&self, offset: u64, data: &mut [u8], interrupt: &Interrupt) {
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         let config = u64::from(VIRTIO_MMIO_CONFIG);
         if let Some(at) = offset.checked_sub(config) {
             let bytes = usize::try_from(at)
@@ -192,7 +198,7 @@ impl<D: Device> Transport<D> {
         }
         // Registers are 32 bits wide and read whole (4.2.2.2).
         let value = match u32::try_from(offset) {
-            Ok(register) if data.len() == 4 => self.register(register, interrupt),
+            Ok(register) if data.len() == 4 => self.register(register),
             _ => 0,
         };
         for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
@@ -200,7 +206,7 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    fn register(&self, register: u32, interrupt: &Interrupt) -> u32 {
+    fn register(&self, register: u32) -> u32 {
         match register {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             VIRTIO_MMIO_VERSION => VERSION,
@@ -213,7 +219,6 @@ impl<D: Device> Transport<D> {
                 .get(self.queue_index())
                 .map_or(0, |size| u32::from(*size)),
             VIRTIO_MMIO_QUEUE_READY => u32::from(self.queue_ready()),
-            VIRTIO_MMIO_INTERRUPT_STATUS => interrupt.status(),
             VIRTIO_MMIO_STATUS => self.status,
             // The length of a shared memory region that is not there (4.2.2).
             VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
@@ -255,7 +260,6 @@ impl<D: Device> Transport<D> {
             VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
             VIRTIO_MMIO_DRIVER_FEATURES => self.write_features(value),
             VIRTIO_MMIO_QUEUE_NOTIFY => return Request::Drain,
-            VIRTIO_MMIO_INTERRUPT_ACK => interrupt.acknowledge(value),
             VIRTIO_MMIO_STATUS => return self.write_status(value, ram, interrupt),
             _ => self.write_queue(register, value),
         }
@@ -433,7 +437,8 @@ impl<D: Device> Transport<D> {
         }
     }
 
-    /// Returns a chain to its driver with `length` bytes written.
+    /// Returns a chain to its driver with `length` bytes written. True: the
+    /// driver wants an interrupt for it.
     #[expect(clippy::needless_pass_by_value, reason = "a lease is good for once")]
     pub(crate) fn give_back(
         &mut self,
@@ -441,25 +446,29 @@ impl<D: Device> Transport<D> {
         length: u32,
         ram: &GuestRam,
         interrupt: &Interrupt,
-    ) {
+    ) -> bool {
         self.taken = self.taken.saturating_sub(1);
         let State::Running(rings) = &mut self.state else {
-            return;
+            return false;
         };
         let Some(ring) = rings.get_mut(lease.queue) else {
-            return;
+            return false;
         };
         if lease.epoch != self.epoch {
-            return;
+            return false;
         }
         let told = ring
             .complete(ram, lease.head, length)
             .and_then(|()| ring.wants_interrupt(ram));
-        match told {
-            Ok(true) => interrupt.used(),
-            Ok(false) => {}
-            Err(_) => self.fail(interrupt),
-        }
+        told.unwrap_or_else(|_| {
+            self.fail(interrupt);
+            false
+        })
+    }
+
+    /// Whether a reset waits for chains to be given back.
+    pub(crate) fn is_retiring(&self) -> bool {
+        !self.is_running()
     }
 
     /// Chains that threads of the device still work on.

@@ -40,8 +40,10 @@ const IDLE: i32 = 100;
 /// When no thread or no descriptor can be had.
 pub(crate) fn start(slot: Arc<Slot<Fs>>, server: Server, ram: GuestRam) -> io::Result<()> {
     let poller = Epoll::new()?;
-    // Exclusive: a kick wakes one of those that wait.
-    let event = EpollEvent::new(EventSet::IN | EventSet::EXCLUSIVE, 0);
+    // Exclusive: a kick wakes one of those that wait. By edge: whoever comes to
+    // wait later is not woken for the same kick, and nobody has to read it.
+    let interest = EventSet::IN | EventSet::EXCLUSIVE | EventSet::EDGE_TRIGGERED;
+    let event = EpollEvent::new(interest, 0);
     poller.ctl(ControlOperation::Add, slot.kick().as_raw_fd(), event)?;
     let worker = Worker {
         slot,
@@ -80,9 +82,6 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return,
             }
-            // Before the queues are looked at, so that no kick is lost. An
-            // error means that another worker has read it.
-            let _ = self.slot.kick().read();
             self.requests();
         }
     }
