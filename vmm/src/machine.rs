@@ -22,7 +22,7 @@ use crate::arch::x86_64::{IDENTITY_MAP, TSS, cpuid, mptable, registers, zero_pag
 use crate::boot::command_line::{self, Boot, CommandLineError};
 use crate::boot::elf::{self, KernelError};
 use crate::devices::console::Console;
-use crate::devices::fs::{self, Fs, Server};
+use crate::devices::fs::{self, Fs, FsFront, Server};
 use crate::devices::pmem::{ImageError, Pmem};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
@@ -407,13 +407,18 @@ fn attach_directories(
     let mut workers = Vec::new();
     for directories in &config.fs {
         let slot = device(Fs::new(directories.policy))?;
-        attach(vm, slots, slot.clone())?;
+        let appends = directories.policy == Policy::Shared;
+        let mut servers = Vec::with_capacity(directories.channels.len());
         for channel in &directories.channels {
             let channel = descriptors.take(*channel)?;
-            let appends = directories.policy == Policy::Shared;
-            let server = slot.with_device(|device| Server::new(device, channel, appends));
-            workers.push((slot.clone(), server));
+            servers.push(slot.with_device(|device| Server::new(device, channel, appends)));
         }
+        // One serves on the processors, the others have threads.
+        if let (Some(first), false) = (servers.pop(), servers.is_empty()) {
+            slot.put_front(Box::new(FsFront::new(first)));
+        }
+        attach(vm, slots, slot.clone())?;
+        workers.extend(servers.into_iter().map(|server| (slot.clone(), server)));
     }
     Ok(workers)
 }
@@ -432,6 +437,9 @@ fn attach(vm: &VmFd, slots: &mut Slots, occupant: Arc<dyn Occupant>) -> Result<(
     let (slot, occupant) = slots.fill(occupant)?;
     vm.register_irqfd(occupant.interrupt_line(), slot.line())
         .map_err(refused("connect a device's interrupt"))?;
+    if occupant.has_front() {
+        return Ok(());
+    }
     vm.register_ioevent(
         occupant.kick(),
         &IoEventAddress::Mmio(slot.notify_address()),

@@ -18,7 +18,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_VERSION};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -28,7 +28,7 @@ use crate::virtio::transport::{
     Drained, INTERRUPT_ACK, INTERRUPT_STATUS, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken,
     Transport, VERSION,
 };
-use crate::virtio::{Device, Interrupt};
+use crate::virtio::{Chain, Device, Interrupt};
 
 /// Slots of every machine: five images beside entropy, vsock and console.
 pub const SLOTS: usize = 8;
@@ -75,8 +75,26 @@ pub struct Slot<D> {
     /// Told when a thread of the device gives a chain back.
     given_back: Condvar,
     threads: bool,
+    front: OnceLock<Box<dyn Front<D>>>,
     interrupt: Interrupt,
     kick: EventFd,
+}
+
+/// What a front has left over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// Work for the device's threads.
+    Work,
+}
+
+/// Serves requests on the very processor that brings them: the guest waits
+/// for most of them anyway, and two switches between threads are more work
+/// than many a request.
+pub trait Front<D>: Send + Sync + fmt::Debug {
+    /// Serves what is quick to serve.
+    fn serve(&self, slot: &Slot<D>, ram: &GuestRam) -> Left;
 }
 
 impl<D: Device> Slot<D> {
@@ -90,6 +108,7 @@ impl<D: Device> Slot<D> {
             threads: device.has_threads(),
             transport: Mutex::new(Transport::new(device)),
             given_back: Condvar::new(),
+            front: OnceLock::new(),
             interrupt: Interrupt::new(EventFd::new(EFD_NONBLOCK)?),
             kick: EventFd::new(EFD_NONBLOCK)?,
         })
@@ -101,10 +120,28 @@ impl<D: Device> Slot<D> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a chain of queue `index` for a thread of the device. `arm`: when
-    /// there is none, the next one is to be told by a kick.
+    /// Lets `front` see every kick first. Once, before the slot is attached.
+    pub fn put_front(&self, front: Box<dyn Front<D>>) {
+        // A second one would be a mistake of the machine's; the first stays.
+        let _ = self.front.set(front);
+    }
+
+    /// Takes the next chain of queue `index` for a thread of the device.
+    /// `arm`: when there is none, the next one is to be told by a kick.
     pub fn take<'m>(&self, index: usize, ram: &'m GuestRam, arm: bool) -> Taken<'m> {
-        self.transport().take(index, ram, arm, &self.interrupt)
+        self.take_if(index, ram, arm, |_| true)
+    }
+
+    /// As [`Slot::take`], if it is accepted.
+    pub fn take_if<'m>(
+        &self,
+        index: usize,
+        ram: &'m GuestRam,
+        arm: bool,
+        accepts: impl FnOnce(&Chain<'m>) -> bool,
+    ) -> Taken<'m> {
+        self.transport()
+            .take(index, ram, arm, accepts, &self.interrupt)
     }
 
     /// Whether queue `index` has chains waiting for another thread.
@@ -151,6 +188,8 @@ pub trait Occupant: Send + Sync + fmt::Debug {
     fn write(&self, offset: u64, data: &[u8], ram: &GuestRam);
     /// Whether the event loop lets the device work; else its own threads do.
     fn is_drained(&self) -> bool;
+    /// Whether kicks come as writes to its registers, not as events.
+    fn has_front(&self) -> bool;
     /// Lets the device work.
     fn drain(&self, ram: &GuestRam);
     /// Becomes readable when the device has work.
@@ -174,6 +213,13 @@ impl<D: Device> Occupant for Slot<D> {
             self.interrupt.acknowledge(u32::from_le_bytes([a, b, c, d]));
             return;
         }
+        if let (QUEUE_NOTIFY, Some(front)) = (offset, self.front.get()) {
+            if front.serve(self, ram) == Left::Work {
+                // Fails only when it is readable already.
+                let _ = self.kick.write(1);
+            }
+            return;
+        }
         let reset = offset == STATUS && data.iter().all(|byte| *byte == 0);
         let mut transport = if reset && self.threads {
             self.retired()
@@ -190,6 +236,10 @@ impl<D: Device> Occupant for Slot<D> {
 
     fn is_drained(&self) -> bool {
         !self.threads
+    }
+
+    fn has_front(&self) -> bool {
+        self.front.get().is_some()
     }
 
     fn drain(&self, ram: &GuestRam) {

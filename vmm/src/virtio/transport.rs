@@ -102,6 +102,8 @@ pub enum Drained {
 pub enum Taken<'m> {
     /// A request, to be given back with its [`Lease`].
     Chain(Chain<'m>, Lease),
+    /// The next one is not for whoever asked.
+    Refused,
     /// Nothing at present; the next kick tells if that was asked for.
     Empty,
     /// The device has no driver.
@@ -386,13 +388,15 @@ impl<D: Device> Transport<D> {
         interrupt.config();
     }
 
-    /// Takes a chain of queue `index` for a thread of the device. `arm`: when
-    /// there is none, the next one is to be told by a kick.
+    /// Takes the next chain of queue `index` for a thread of the device, if it
+    /// accepts it. `arm`: when there is none, the next one is to be told by a
+    /// kick.
     pub(crate) fn take<'m>(
         &mut self,
         index: usize,
         ram: &'m GuestRam,
         arm: bool,
+        accepts: impl FnOnce(&Chain<'m>) -> bool,
         interrupt: &Interrupt,
     ) -> Taken<'m> {
         let State::Running(rings) = &mut self.state else {
@@ -412,6 +416,10 @@ impl<D: Device> Transport<D> {
             }
         };
         match popped {
+            Ok(Some(chain)) if !accepts(&chain) => {
+                ring.put_back();
+                Taken::Refused
+            }
             Ok(Some(chain)) => {
                 self.taken = self.taken.saturating_add(1);
                 let lease = Lease {

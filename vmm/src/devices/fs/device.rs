@@ -14,7 +14,13 @@ use protocol::broker::Policy;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
 use super::files::Files;
+use super::forgets::Forgets;
 use crate::virtio::{Device, QueueFault, Queues};
+
+/// The queue of forgets.
+pub(super) const FORGETS: usize = 0;
+/// The queue of requests.
+pub(super) const REQUESTS: usize = 1;
 
 /// Length of the tag in the configuration (5.11.4).
 const TAG: usize = 36;
@@ -24,6 +30,7 @@ const TAG: usize = 36;
 pub struct Fs {
     config: [u8; TAG + 4],
     files: Arc<Files>,
+    forgets: Arc<Forgets>,
 }
 
 impl Fs {
@@ -41,12 +48,18 @@ impl Fs {
         Self {
             config,
             files: Arc::default(),
+            forgets: Arc::default(),
         }
     }
 
     /// The descriptors that its workers share.
     pub(super) fn files(&self) -> &Arc<Files> {
         &self.files
+    }
+
+    /// The forgets that its workers collect.
+    pub(super) fn forgets(&self) -> &Arc<Forgets> {
+        &self.forgets
     }
 }
 
@@ -74,5 +87,6 @@ impl Device for Fs {
 
     fn reset(&mut self) {
         self.files.clear();
+        self.forgets.take();
     }
 }

@@ -7,19 +7,23 @@
 //!                                                             used ring, interrupt
 //! ```
 //!
-//! Workers are threads, because a read from a disk blocks. Each has a channel
-//! to the broker, so that it asks and waits without a table of what is on its
-//! way. Data move straight between file and guest memory, on descriptors that
+//! What takes little time is served at once, on the processor whose guest
+//! waits for it (`front`); what may block, a read from a disk, is left to
+//! workers, which are threads. Each has a channel to the broker, so that it
+//! asks and waits without a table of what is on its way. Data move straight between file and guest memory, on descriptors that
 //! the broker has opened; the VMM knows nodes by number and no name at all.
 
 mod channel;
 mod device;
 mod files;
+mod forgets;
+mod front;
 mod server;
 #[cfg(test)]
 mod tests;
 mod worker;
 
 pub use device::Fs;
+pub use front::FsFront;
 pub use server::Server;
 pub(crate) use worker::start;

@@ -22,24 +22,25 @@ use protocol::fuse::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::channel::{Channel, HEAD};
-use super::device::Fs;
+use super::device::{FORGETS, Fs};
 use super::files::{Access, Files};
+use super::forgets::Forgets;
+use crate::memory::GuestRam;
+use crate::slots::Slot;
 use crate::sys;
 use crate::virtio::Chain;
 use crate::virtio::queue::{GuestSlice, copy_from, copy_to, part, total};
+use crate::virtio::transport::Taken;
 
 const IN_HEADER: usize = size_of::<InHeader>();
 const OUT_HEADER: usize = size_of::<OutHeader>();
-
-/// Forgets that are passed on in one message.
-pub(super) const MOST_FORGETS: usize = 256;
 
 /// One worker's view of the device.
 #[derive(Debug)]
 pub struct Server {
     channel: Channel,
     files: Arc<Files>,
-    forgets: Vec<ForgetOne>,
+    forgets: Arc<Forgets>,
     appends: bool,
 }
 
@@ -55,19 +56,19 @@ impl Server {
         Self {
             channel: Channel::new(channel),
             files: Arc::clone(device.files()),
-            forgets: Vec::with_capacity(MOST_FORGETS),
+            forgets: Arc::clone(device.forgets()),
             appends,
         }
     }
 
     /// Serves one request; returns how many bytes were written.
-    pub fn serve(&mut self, chain: &Chain<'_>) -> u32 {
+    pub fn serve(&self, chain: &Chain<'_>) -> u32 {
         let Some(header) = read_at::<InHeader>(chain, 0) else {
             return 0;
         };
         let opcode = Opcode::from_number(header.opcode);
-        if let Some(opcode @ (Opcode::Forget | Opcode::BatchForget)) = opcode {
-            self.forget(opcode, &header, chain);
+        if opcode.is_some_and(Opcode::is_one_way) {
+            self.forget(&header, chain);
             self.pass_forgets_on();
             return 0;
         }
@@ -108,67 +109,90 @@ impl Server {
         length
     }
 
-    /// Notes what a forget names, to be passed on with others. Its data are
-    /// closed at once: if the file has been removed, its space is free then.
-    pub(super) fn forget(&mut self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) {
-        if opcode == Opcode::Forget {
-            if let Some(forget) = read_at::<ForgetIn>(chain, IN_HEADER) {
+    /// Takes what is in the queue of forgets. True: a batch has begun, which a
+    /// worker should pass on a little later. `arm`: the next forget is to be
+    /// told by a kick.
+    pub(super) fn take_forgets(&self, slot: &Slot<Fs>, ram: &GuestRam, arm: bool) -> bool {
+        let mut first = false;
+        while let Taken::Chain(chain, lease) = slot.take(FORGETS, ram, arm) {
+            if let Some(header) = read_at::<InHeader>(&chain, 0) {
+                first |= self.forget(&header, &chain);
+            }
+            slot.give_back(lease, 0, ram);
+        }
+        if let Some(batch) = self.forgets.take_full() {
+            self.tell(&batch);
+        }
+        first
+    }
+
+    /// Passes on what has been collected; says whether there was anything.
+    pub(super) fn pass_forgets_on(&self) -> bool {
+        let batch = self.forgets.take();
+        self.tell(&batch);
+        !batch.is_empty()
+    }
+
+    /// Notes what a forget names. Its data are closed at once.
+    fn forget(&self, header: &InHeader, chain: &Chain<'_>) -> bool {
+        match Opcode::from_number(header.opcode) {
+            Some(Opcode::Forget) => {
+                let Some(forget) = read_at::<ForgetIn>(chain, IN_HEADER) else {
+                    return false;
+                };
                 self.note(ForgetOne {
                     nodeid: header.nodeid,
                     nlookup: forget.nlookup,
-                });
+                })
             }
-            return;
-        }
-        let Some(batch) = read_at::<BatchForgetIn>(chain, IN_HEADER) else {
-            return;
-        };
-        let mut at = IN_HEADER.saturating_add(size_of::<BatchForgetIn>());
-        for _ in 0..batch.count {
-            let Some(one) = read_at::<ForgetOne>(chain, at) else {
-                return;
-            };
-            self.note(one);
-            at = at.saturating_add(size_of::<ForgetOne>());
+            Some(Opcode::BatchForget) => {
+                let Some(batch) = read_at::<BatchForgetIn>(chain, IN_HEADER) else {
+                    return false;
+                };
+                let mut first = false;
+                let mut at = IN_HEADER.saturating_add(size_of::<BatchForgetIn>());
+                for _ in 0..batch.count {
+                    let Some(one) = read_at::<ForgetOne>(chain, at) else {
+                        break;
+                    };
+                    first |= self.note(one);
+                    at = at.saturating_add(size_of::<ForgetOne>());
+                }
+                first
+            }
+            // Nothing else belongs into that queue.
+            _ => false,
         }
     }
 
-    fn note(&mut self, one: ForgetOne) {
+    fn note(&self, one: ForgetOne) -> bool {
         self.files.forget(one.nodeid);
-        self.forgets.push(one);
-        if self.forgets.len() >= MOST_FORGETS {
-            self.pass_forgets_on();
-        }
+        self.forgets.note(one)
     }
 
-    /// Tells the broker what has been forgotten.
-    pub(super) fn pass_forgets_on(&mut self) {
-        if self.forgets.is_empty() {
-            return;
+    fn tell(&self, forgets: &[ForgetOne]) {
+        for batch in forgets.chunks(MOST_TOLD) {
+            let count = BatchForgetIn {
+                count: u32::try_from(batch.len()).unwrap_or(0),
+                dummy: 0,
+            };
+            let mut body = count.as_bytes().to_vec();
+            body.extend_from_slice(batch.as_bytes());
+            let header = InHeader {
+                len: u32::try_from(IN_HEADER.saturating_add(body.len())).unwrap_or(0),
+                opcode: Opcode::BatchForget as u32,
+                ..InHeader::default()
+            };
+            // A broker that is gone has forgotten everything.
+            let _ = self.channel.send_own(&header, &body);
         }
-        let batch = BatchForgetIn {
-            count: u32::try_from(self.forgets.len()).unwrap_or(0),
-            dummy: 0,
-        };
-        let mut body = batch.as_bytes().to_vec();
-        body.extend_from_slice(self.forgets.as_bytes());
-        self.forgets.clear();
-        let header = InHeader {
-            len: u32::try_from(IN_HEADER.saturating_add(body.len())).unwrap_or(0),
-            opcode: Opcode::BatchForget as u32,
-            ..InHeader::default()
-        };
-        // A broker that is gone has forgotten everything.
-        let _ = self.channel.send_own(&header, &body);
     }
 
     /// Lets the broker answer.
-    fn ask(&mut self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) -> io::Result<u32> {
+    fn ask(&self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) -> io::Result<u32> {
         if total(chain.readable()) > MAX_REQUEST {
             return Err(errno(libc::EINVAL));
         }
-        // What the guest has given up must be gone before it asks again.
-        self.pass_forgets_on();
         if opcode == Opcode::Init {
             self.files.clear();
         }
@@ -292,6 +316,33 @@ impl Server {
             padding: 0,
         };
         put(chain, &answer)
+    }
+}
+
+/// Forgets in one message, far below [`MAX_REQUEST`].
+const MOST_TOLD: usize = 1024;
+
+/// Whether a request can be served while its guest's processor waits: it asks
+/// for a name, or for so little data that copying them is no time.
+pub(super) fn is_quick(chain: &Chain<'_>) -> bool {
+    const SMALL: u32 = 128 << 10;
+    let Some(header) = read_at::<InHeader>(chain, 0) else {
+        return true;
+    };
+    match Opcode::from_number(header.opcode) {
+        // Where READ and WRITE say how much, they agree.
+        Some(Opcode::Read | Opcode::Write) => {
+            read_at::<ReadIn>(chain, IN_HEADER).is_none_or(|read| read.size <= SMALL)
+        }
+        Some(
+            Opcode::Fsync
+            | Opcode::Fsyncdir
+            | Opcode::Syncfs
+            | Opcode::Fallocate
+            | Opcode::CopyFileRange
+            | Opcode::Setlkw,
+        ) => false,
+        _ => true,
     }
 }
 

@@ -4,34 +4,28 @@
 //! takes a request while more are waiting wakes another before it begins, for
 //! its own may block.
 //!
-//! Forgets have a queue of their own, and nobody waits for them. So their
-//! queue is looked at when there is something to do anyway, and asks for a
-//! kick only when the device has been idle for a while.
+//! Forgets have a queue of their own, and nobody waits for them. While the
+//! device is busy it asks for no kicks there: the queue is looked at with each
+//! request, and by a worker now and then until there is nothing more.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 
-use protocol::fuse::{InHeader, Opcode};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use zerocopy::{FromZeros, IntoBytes};
 
-use super::device::Fs;
+use super::device::{Fs, REQUESTS};
 use super::server::Server;
 use crate::memory::GuestRam;
 use crate::slots::{Occupant, Slot};
-use crate::virtio::queue::copy_from;
 use crate::virtio::transport::Taken;
-
-const FORGETS: usize = 0;
-const REQUESTS: usize = 1;
 
 /// The deepest call is a system call.
 const STACK: usize = 128 << 10;
 
-/// After so many milliseconds without a request the device is idle.
-const IDLE: i32 = 100;
+/// Milliseconds between two looks at what has been forgotten.
+const NOW_AND_THEN: i32 = 20;
 
 /// Starts a worker.
 ///
@@ -67,28 +61,25 @@ struct Worker {
 
 impl Worker {
     /// Ends when the event loop's process does.
-    fn run(mut self) {
+    fn run(self) {
         let mut idle = true;
         loop {
-            let patience = if idle { -1 } else { IDLE };
+            let patience = if idle { -1 } else { NOW_AND_THEN };
             match self.poller.wait(patience, &mut [EpollEvent::default()]) {
-                Ok(0) => {
-                    // What comes now must be told: there may be nothing else.
-                    self.forgets(true);
-                    idle = true;
-                    continue;
+                Ok(0) => idle = self.is_quiet(),
+                Ok(_) => {
+                    idle = false;
+                    self.requests();
                 }
-                Ok(_) => idle = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
-            self.requests();
         }
     }
 
-    fn requests(&mut self) {
+    fn requests(&self) {
         loop {
-            self.forgets(false);
+            self.server.take_forgets(&self.slot, &self.ram, false);
             match self.slot.take(REQUESTS, &self.ram, true) {
                 Taken::Chain(chain, lease) => {
                     if self.slot.has_more(REQUESTS, &self.ram) {
@@ -98,30 +89,18 @@ impl Worker {
                     let written = self.server.serve(&chain);
                     self.slot.give_back(lease, written, &self.ram);
                 }
-                Taken::Empty | Taken::Stopped => return,
+                Taken::Refused | Taken::Empty | Taken::Stopped => return,
             }
         }
     }
 
-    fn forgets(&mut self, arm: bool) {
-        while let Taken::Chain(chain, lease) = self.slot.take(FORGETS, &self.ram, arm) {
-            let mut header = InHeader::new_zeroed();
-            let length = copy_from(chain.readable(), header.as_mut_bytes());
-            let opcode = Opcode::from_number(header.opcode);
-            let written = match opcode {
-                Some(opcode @ (Opcode::Forget | Opcode::BatchForget))
-                    if length == size_of::<InHeader>() =>
-                {
-                    self.server.forget(opcode, &header, &chain);
-                    0
-                }
-                // Anything else is served here as well; Linux sends nothing.
-                _ => self.server.serve(&chain),
-            };
-            self.slot.give_back(lease, written, &self.ram);
+    /// Passes on what has been forgotten. Where that was nothing, the next
+    /// forget is told by a kick, and nobody has to look until then.
+    fn is_quiet(&self) -> bool {
+        self.server.take_forgets(&self.slot, &self.ram, false);
+        if self.server.pass_forgets_on() {
+            return false;
         }
-        if arm {
-            self.server.pass_forgets_on();
-        }
+        !self.server.take_forgets(&self.slot, &self.ram, true)
     }
 }
