@@ -42,16 +42,19 @@ struct Node {
     descriptor: Option<Arc<OwnedFd>>,
     /// Used since the descriptor was last considered for closing.
     recent: bool,
-    /// The descriptor must stay: the name leads here no more, or it is open.
+    /// Open files, for which the descriptor must stay.
     pins: u32,
+    /// The name leads here no more, so that the descriptor must stay.
     nameless: bool,
+    /// It is in [`Table::open`].
+    listed: bool,
 }
 
 #[derive(Debug)]
 struct Table {
     nodes: HashMap<NodeId, Node>,
     known: HashMap<Identity, NodeId>,
-    /// Nodes with descriptors, oldest first.
+    /// Nodes with descriptors that could be closed, oldest first.
     open: VecDeque<NodeId>,
     next: u64,
 }
@@ -119,6 +122,7 @@ impl Nodes {
                     recent: true,
                     pins: 1,
                     nameless: false,
+                    listed: false,
                 },
             );
         }
@@ -271,6 +275,7 @@ impl Nodes {
                         recent: false,
                         pins: 0,
                         nameless: false,
+                        listed: false,
                     },
                 );
                 id
@@ -288,6 +293,7 @@ impl Nodes {
         if let Some(file) = file {
             table.keep_shared(id, Arc::clone(file), self.limits);
         }
+        table.list(id);
         Ok(Found {
             id,
             submount,
@@ -349,6 +355,7 @@ impl Nodes {
             node.name = name.as_c_str().into();
             node.nameless = false;
         }
+        table.list(id);
     }
 
     /// An open file keeps its node's descriptor.
@@ -363,9 +370,11 @@ impl Nodes {
 
     /// The end of [`Nodes::pin`].
     pub(crate) fn unpin(&self, id: NodeId) {
-        if let Some(node) = self.table().nodes.get_mut(&id) {
+        let mut table = self.table();
+        if let Some(node) = table.nodes.get_mut(&id) {
             node.pins = node.pins.saturating_sub(1);
         }
+        table.list(id);
     }
 }
 
@@ -388,10 +397,8 @@ impl Table {
             return; // forgotten meanwhile
         };
         node.recent = true;
-        if node.descriptor.is_none() {
-            node.descriptor = Some(descriptor);
-            self.open.push_back(id);
-        }
+        node.descriptor.get_or_insert(descriptor);
+        self.list(id);
         // Each round drops one from the list, or takes away its second chance.
         let mut rounds = self.open.len().saturating_mul(2);
         while self.open.len() > limits.descriptors && rounds > 0 {
@@ -402,12 +409,28 @@ impl Table {
             let Some(node) = self.nodes.get_mut(&oldest) else {
                 continue;
             };
-            if node.pins > 0 || node.nameless || node.recent {
+            if node.pins > 0 || node.nameless {
+                node.listed = false;
+            } else if node.recent {
                 node.recent = false;
                 self.open.push_back(oldest);
             } else {
+                node.listed = false;
                 node.descriptor = None;
             }
+        }
+    }
+
+    /// Lists a node whose descriptor could be closed.
+    fn list(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.descriptor.is_some()
+            && !node.listed
+            && !node.nameless
+            && node.pins == 0
+        {
+            node.listed = true;
+            self.open.push_back(id);
         }
     }
 }
