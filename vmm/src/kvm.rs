@@ -3,10 +3,13 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
+
+use crate::virtio::Line;
 
 /// Takes over a descriptor of `/dev/kvm`.
 pub(crate) fn from_descriptor(descriptor: OwnedFd) -> Kvm {
@@ -48,4 +51,21 @@ pub(crate) fn internal_suberror(vcpu: &mut VcpuFd) -> u32 {
     // SAFETY: the last exit reason was KVM_EXIT_INTERNAL_ERROR, for which KVM
     // fills this member; any bytes are a valid number.
     unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
+}
+
+/// An interrupt line of the machine. Pulsed by whoever raises the interrupt:
+/// an irqfd would leave it to a worker of the host's kernel, two switches
+/// between threads away.
+#[derive(Debug)]
+pub(crate) struct IrqLine {
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) number: u32,
+}
+
+impl Line for IrqLine {
+    fn pulse(&self) {
+        // Fails only without interrupt controllers, which a machine has.
+        let _ = self.vm.set_irq_line(self.number, true);
+        let _ = self.vm.set_irq_line(self.number, false);
+    }
 }

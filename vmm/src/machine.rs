@@ -27,7 +27,7 @@ use crate::devices::pmem::{ImageError, Pmem};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
 use crate::judge::{self, JudgeError};
-use crate::kvm::{self, Window};
+use crate::kvm::{self, IrqLine, Window};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::slots::{NoSlot, Occupant, Slot, Slots};
 use crate::vcpu::{Board, Ending, Vcpu};
@@ -112,7 +112,7 @@ impl Descriptors {
 #[derive(Debug)]
 struct Core {
     kvm: Kvm,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: GuestMemory,
     next_window: u32,
 }
@@ -136,7 +136,7 @@ impl Core {
             .map_err(refused("place kvm's identity map"))?;
         let mut core = Self {
             kvm,
-            vm,
+            vm: Arc::new(vm),
             memory: GuestMemory::new(bytes)?,
             next_window: 0,
         };
@@ -399,7 +399,7 @@ fn attach_images(
 
 /// Directories: a device for each policy, a worker for each channel.
 fn attach_directories(
-    vm: &VmFd,
+    vm: &Arc<VmFd>,
     slots: &mut Slots,
     config: &MachineConfig,
     descriptors: &mut Descriptors,
@@ -432,11 +432,17 @@ fn device<D: crate::virtio::Device>(device: D) -> Result<Arc<Slot<D>>, BuildErro
         })
 }
 
-/// Puts a device into the next slot and lets KVM carry its two signals.
-fn attach(vm: &VmFd, slots: &mut Slots, occupant: Arc<dyn Occupant>) -> Result<(), BuildError> {
+/// Puts a device into the next slot and connects its two signals.
+fn attach(
+    vm: &Arc<VmFd>,
+    slots: &mut Slots,
+    occupant: Arc<dyn Occupant>,
+) -> Result<(), BuildError> {
     let (slot, occupant) = slots.fill(occupant)?;
-    vm.register_irqfd(occupant.interrupt_line(), slot.line())
-        .map_err(refused("connect a device's interrupt"))?;
+    occupant.connect(Box::new(IrqLine {
+        vm: vm.clone(),
+        number: slot.line(),
+    }));
     if occupant.has_front() {
         return Ok(());
     }

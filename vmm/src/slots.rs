@@ -28,7 +28,7 @@ use crate::virtio::transport::{
     Drained, INTERRUPT_ACK, INTERRUPT_STATUS, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken,
     Transport, VERSION,
 };
-use crate::virtio::{Chain, Device, Interrupt};
+use crate::virtio::{Chain, Device, Interrupt, Line};
 
 /// Slots of every machine: five images beside entropy, vsock and console.
 pub const SLOTS: usize = 8;
@@ -109,7 +109,7 @@ impl<D: Device> Slot<D> {
             transport: Mutex::new(Transport::new(device)),
             given_back: Condvar::new(),
             front: OnceLock::new(),
-            interrupt: Interrupt::new(EventFd::new(EFD_NONBLOCK)?),
+            interrupt: Interrupt::default(),
             kick: EventFd::new(EFD_NONBLOCK)?,
         })
     }
@@ -194,8 +194,8 @@ pub trait Occupant: Send + Sync + fmt::Debug {
     fn drain(&self, ram: &GuestRam);
     /// Becomes readable when the device has work.
     fn kick(&self) -> &EventFd;
-    /// To be pulsed into the slot's interrupt line.
-    fn interrupt_line(&self) -> &EventFd;
+    /// Connects the slot's interrupt line.
+    fn connect(&self, line: Box<dyn Line>);
 }
 
 impl<D: Device> Occupant for Slot<D> {
@@ -258,8 +258,8 @@ impl<D: Device> Occupant for Slot<D> {
         &self.kick
     }
 
-    fn interrupt_line(&self) -> &EventFd {
-        self.interrupt.line()
+    fn connect(&self, line: Box<dyn Line>) {
+        self.interrupt.connect(line);
     }
 }
 

@@ -14,9 +14,8 @@ pub(crate) mod testing;
 pub mod transport;
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestRam;
 pub use queue::{Chain, QueueFault, Ring};
@@ -175,12 +174,17 @@ impl<'a> Queues<'a> {
     }
 }
 
-/// A device's interrupt: the reason in a register, the line as an eventfd
-/// that KVM turns into a pulse.
-#[derive(Debug)]
+/// What carries a device's interrupt to the guest.
+pub trait Line: Send + Sync + fmt::Debug {
+    /// One rising edge.
+    fn pulse(&self);
+}
+
+/// A device's interrupt: the reason in a register, and the line.
+#[derive(Debug, Default)]
 pub(crate) struct Interrupt {
     status: AtomicU32,
-    line: EventFd,
+    line: OnceLock<Box<dyn Line>>,
 }
 
 impl Interrupt {
@@ -189,15 +193,10 @@ impl Interrupt {
     /// InterruptStatus: the configuration (or the status) has changed.
     const CONFIG: u32 = 2;
 
-    pub(crate) fn new(line: EventFd) -> Self {
-        Self {
-            status: AtomicU32::new(0),
-            line,
-        }
-    }
-
-    pub(crate) fn line(&self) -> &EventFd {
-        &self.line
+    /// Connects the line, once.
+    pub(crate) fn connect(&self, line: Box<dyn Line>) {
+        // A second one would be a mistake of the machine's; the first stays.
+        let _ = self.line.set(line);
     }
 
     pub(crate) fn used(&self) {
@@ -210,8 +209,9 @@ impl Interrupt {
 
     fn raise(&self, reason: u32) {
         self.status.fetch_or(reason, Ordering::SeqCst);
-        // Fails only when 2^64 - 2 interrupts are pending: one is enough.
-        let _ = self.line.write(1);
+        if let Some(line) = self.line.get() {
+            line.pulse();
+        }
     }
 
     pub(crate) fn status(&self) -> u32 {
