@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod basics;
+mod bundle;
 mod check;
 mod isolation;
 mod leftovers;
