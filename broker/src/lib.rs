@@ -26,5 +26,7 @@ pub mod session;
 mod status;
 mod streams;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 pub use device::Device;

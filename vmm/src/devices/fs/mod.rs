@@ -19,8 +19,6 @@ mod files;
 mod forgets;
 mod front;
 mod server;
-#[cfg(test)]
-mod tests;
 mod worker;
 
 pub use device::Fs;
