@@ -24,6 +24,7 @@ pub mod judge;
 mod kvm;
 pub mod machine;
 pub mod memory;
+mod registers;
 pub mod session;
 pub mod slots;
 pub mod sys;

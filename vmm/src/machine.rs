@@ -17,6 +17,7 @@ use protocol::control::{Fd, MachineConfig, Probe};
 use protocol::timeline::{self, ClockPair, GuestClock, Point, tsc};
 use vm_memory::{GuestAddress, GuestMemoryError};
 use vmm_sys_util::epoll::Epoll;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::{IDENTITY_MAP, TSS, cpuid, mptable, registers, zero_page};
 use crate::boot::command_line::{self, Boot, CommandLineError};
@@ -29,8 +30,9 @@ use crate::devices::vsock::Vsock;
 use crate::judge::{self, JudgeError};
 use crate::kvm::{self, IrqLine, Window};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::slots::{NoSlot, Occupant, Slot, Slots};
+use crate::slots::{FIRST_ADDRESS, NoSlot, Occupant, Slot, Slots};
 use crate::vcpu::{Board, Ending, Vcpu};
+use crate::virtio::Interrupt;
 
 /// Processors that a machine may have.
 const MOST_VCPUS: u8 = 64;
@@ -254,7 +256,13 @@ impl Machine {
         mptable::write(core.memory.ram(), config.vcpus)?;
         points.push(Point::now(timeline::VMM_KERNEL_LOADED));
 
-        let mut slots = Slots::default();
+        let mut slots = Slots::new().map_err(|source| BuildError::System {
+            act: "make the devices' registers",
+            source,
+        })?;
+        let registers = slots.registers();
+        let (host, bytes) = (registers.host_address(), registers.bytes() as u64);
+        core.map(FIRST_ADDRESS, host, bytes, true)?;
         attach_images(&mut core, &mut slots, config, descriptors)?;
         attach(&core.vm, &mut slots, device(Rng::new())?)?;
         let mut streams = Vsock::new(poller);
@@ -443,6 +451,18 @@ fn attach(
         vm: vm.clone(),
         number: slot.line(),
     }));
+    // The answer to an interrupt of a queue changes nothing: KVM swallows it,
+    // by an event that nobody waits for, which spares the exit. KVM keeps it.
+    let swallowed = EventFd::new(EFD_NONBLOCK).map_err(|source| BuildError::System {
+        act: "make an event",
+        source,
+    })?;
+    vm.register_ioevent(
+        &swallowed,
+        &IoEventAddress::Mmio(slot.acknowledge_address()),
+        Interrupt::USED,
+    )
+    .map_err(refused("connect a device's interrupt"))?;
     if occupant.has_front() {
         return Ok(());
     }

@@ -21,12 +21,13 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_VERSION};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::memory::GuestRam;
+use crate::registers::{PAGE, Page, Registers};
 use crate::virtio::transport::{
-    Drained, INTERRUPT_ACK, INTERRUPT_STATUS, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken,
-    Transport, VERSION,
+    Drained, INTERRUPT_ACK, Lease, MAGIC, QUEUE_NOTIFY, Request, STATUS, Taken, Transport, VERSION,
 };
 use crate::virtio::{Chain, Device, Interrupt, Line};
 
@@ -36,8 +37,9 @@ pub const SLOTS: usize = 8;
 /// Slots that the machine's own devices take: entropy, vsock, console.
 pub const OWN_SLOTS: usize = 3;
 
-const FIRST_ADDRESS: u64 = 0xd000_0000;
-const WINDOW: u64 = 0x1000;
+/// Guest-physical address of the first slot's registers.
+pub(crate) const FIRST_ADDRESS: GuestAddress = GuestAddress(0xd000_0000);
+const WINDOW: u64 = PAGE as u64;
 const FIRST_LINE: u32 = 5;
 
 /// Position of a slot.
@@ -46,12 +48,18 @@ pub struct SlotAddress(pub usize);
 
 impl SlotAddress {
     fn base(self) -> u64 {
-        FIRST_ADDRESS.saturating_add(WINDOW.saturating_mul(self.0 as u64))
+        let inside = WINDOW.saturating_mul(self.0 as u64);
+        FIRST_ADDRESS.0.saturating_add(inside)
     }
 
     /// Guest-physical address of the register that a driver kicks.
     pub(crate) fn notify_address(self) -> u64 {
         self.base().saturating_add(QUEUE_NOTIFY)
+    }
+
+    /// Guest-physical address of the register that answers an interrupt.
+    pub(crate) fn acknowledge_address(self) -> u64 {
+        self.base().saturating_add(INTERRUPT_ACK)
     }
 
     /// Interrupt line at the IOAPIC.
@@ -182,8 +190,6 @@ impl<D: Device> Slot<D> {
 
 /// A slot, whatever device is in it.
 pub trait Occupant: Send + Sync + fmt::Debug {
-    /// A guest's read of its registers.
-    fn read(&self, offset: u64, data: &mut [u8]);
     /// A guest's write to its registers.
     fn write(&self, offset: u64, data: &[u8], ram: &GuestRam);
     /// Whether the event loop lets the device work; else its own threads do.
@@ -196,18 +202,11 @@ pub trait Occupant: Send + Sync + fmt::Debug {
     fn kick(&self) -> &EventFd;
     /// Connects the slot's interrupt line.
     fn connect(&self, line: Box<dyn Line>);
+    /// Gives the device its page of registers.
+    fn show(&self, page: ShownRegisters);
 }
 
 impl<D: Device> Occupant for Slot<D> {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        // On the way of every request: without the lock.
-        if offset == INTERRUPT_STATUS && data.len() == 4 {
-            data.copy_from_slice(&self.interrupt.status().to_le_bytes());
-            return;
-        }
-        self.transport().read(offset, data);
-    }
-
     fn write(&self, offset: u64, data: &[u8], ram: &GuestRam) {
         if let (INTERRUPT_ACK, &[a, b, c, d]) = (offset, data) {
             self.interrupt.acknowledge(u32::from_le_bytes([a, b, c, d]));
@@ -261,7 +260,16 @@ impl<D: Device> Occupant for Slot<D> {
     fn connect(&self, line: Box<dyn Line>) {
         self.interrupt.connect(line);
     }
+
+    fn show(&self, ShownRegisters(page): ShownRegisters) {
+        self.interrupt.show(page.clone());
+        self.transport().show(page);
+    }
 }
+
+/// A page of registers, from the slots to the device in one of them.
+#[derive(Debug)]
+pub struct ShownRegisters(Page);
 
 /// More devices than slots.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -271,12 +279,37 @@ impl<D: Device> Occupant for Slot<D> {
 pub struct NoSlot;
 
 /// All slots, filled from the first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Slots {
     filled: Vec<Arc<dyn Occupant>>,
+    registers: Arc<Registers>,
 }
 
 impl Slots {
+    /// Slots without devices.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for their registers.
+    pub fn new() -> io::Result<Self> {
+        let registers = Arc::new(Registers::new(SLOTS)?);
+        for slot in 0..SLOTS {
+            // A placeholder: a virtio device of kind 0.
+            let page = registers.page(slot);
+            page.put(VIRTIO_MMIO_MAGIC_VALUE.into(), MAGIC);
+            page.put(VIRTIO_MMIO_VERSION.into(), VERSION);
+        }
+        Ok(Self {
+            filled: Vec::new(),
+            registers,
+        })
+    }
+
+    /// What the guest reads in the slots' windows.
+    pub(crate) fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
     /// Puts a device into the next slot.
     ///
     /// # Errors
@@ -290,6 +323,7 @@ impl Slots {
         if address.0 >= SLOTS {
             return Err(NoSlot);
         }
+        occupant.show(ShownRegisters(self.registers.page(address.0)));
         self.filled.push(occupant);
         let occupant = self.get(address).ok_or(NoSlot)?;
         Ok((address, occupant.as_ref()))
@@ -308,13 +342,15 @@ impl Slots {
         self.filled.get(address.0)
     }
 
-    /// A guest's read at a physical address. Where nothing is, all ones.
+    /// What a guest finds at a physical address: it reads most of it without
+    /// asking. Where nothing is, all ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
-        match locate(address) {
-            Some((slot, offset)) => match self.get(slot) {
-                Some(occupant) => occupant.read(offset, data),
-                None => read_placeholder(offset, data),
-            },
+        let inside = address
+            .checked_sub(FIRST_ADDRESS.0)
+            .and_then(|inside| usize::try_from(inside).ok())
+            .filter(|inside| *inside < self.registers.bytes());
+        match inside {
+            Some(inside) => self.registers.read(inside, data),
             None => data.fill(0xff),
         }
     }
@@ -330,22 +366,9 @@ impl Slots {
 }
 
 fn locate(address: u64) -> Option<(SlotAddress, u64)> {
-    let inside = address.checked_sub(FIRST_ADDRESS)?;
+    let inside = address.checked_sub(FIRST_ADDRESS.0)?;
     let slot = usize::try_from(inside.checked_div(WINDOW)?).ok()?;
     (slot < SLOTS).then(|| (SlotAddress(slot), inside.checked_rem(WINDOW).unwrap_or(0)))
-}
-
-/// An empty slot: a virtio device of kind 0.
-fn read_placeholder(offset: u64, data: &mut [u8]) {
-    let value = match u32::try_from(offset) {
-        Ok(VIRTIO_MMIO_MAGIC_VALUE) => MAGIC,
-        Ok(VIRTIO_MMIO_VERSION) => VERSION,
-        _ => 0,
-    };
-    data.fill(0);
-    for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
-        *to = from;
-    }
 }
 
 #[cfg(test)]
@@ -355,7 +378,7 @@ mod tests {
 
     #[test]
     fn empty_slot_is_a_placeholder_and_beyond_is_nothing() {
-        let slots = Slots::default();
+        let slots = Slots::new().unwrap();
         let read = |address| {
             let mut data = [0; 4];
             slots.read(address, &mut data);
@@ -371,7 +394,7 @@ mod tests {
 
     #[test]
     fn slot_beyond_the_last_is_refused_with_the_limit() {
-        let mut slots = Slots::default();
+        let mut slots = Slots::new().unwrap();
         for number in 0..SLOTS {
             let slot = Slot::new(crate::devices::rng::Rng::new()).unwrap();
             assert_eq!(slots.fill(Arc::new(slot)).unwrap().0, SlotAddress(number));

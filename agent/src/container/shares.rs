@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use protocol::agent::SHARES;
 use protocol::agent::api::Mount;
 use protocol::oci;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, major, minor, open, stat};
 use rustix::mount::{MountFlags, mount};
 
 use crate::error::{Attempt, Failure, Result};
@@ -50,6 +50,7 @@ impl Shares {
             // mount.
             mount(tag, &*point, "virtiofs", MountFlags::empty(), None)
                 .attempt(|| format!("mount the shared directories {tag:?}"))?;
+            read_ahead(&point)?;
             mounted.insert(tag.into());
         }
         drop(mounted);
@@ -61,6 +62,22 @@ impl Shares {
         }
         Ok(())
     }
+}
+
+/// KiB that the kernel reads ahead: a request each, which costs as much as it
+/// takes to copy this much. Linux would take 128.
+const READ_AHEAD: &str = "1024";
+
+/// Lets the kernel read ahead in long requests in the file system at `point`,
+/// and in all that are mounted below it.
+fn read_ahead(point: &str) -> Result<()> {
+    let device = stat(point).attempt(|| format!("look at {point}"))?.st_dev;
+    let setting = format!(
+        "/sys/class/bdi/{}:{}/read_ahead_kb",
+        major(device),
+        minor(device)
+    );
+    std::fs::write(&setting, READ_AHEAD).attempt(|| format!("write {setting}"))
 }
 
 #[cfg(test)]

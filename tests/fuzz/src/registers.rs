@@ -48,7 +48,7 @@ fn devices() -> Slots {
         Arc::new(Slot::new(Vsock::new(poller)).unwrap()),
         Arc::new(Slot::new(Console::new(None)).unwrap()),
     ];
-    let mut slots = Slots::default();
+    let mut slots = Slots::new().unwrap();
     for occupant in occupants {
         slots.fill(occupant).unwrap();
     }

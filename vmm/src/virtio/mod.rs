@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::memory::GuestRam;
+use crate::registers::Page;
 pub use queue::{Chain, QueueFault, Ring};
 
 /// Feature bits that every device offers: modern, event indexes. Not
@@ -181,15 +182,20 @@ pub trait Line: Send + Sync + fmt::Debug {
 }
 
 /// A device's interrupt: the reason in a register, and the line.
+///
+/// That a queue has used buffers stays in the register: whoever answers to it
+/// looks at the queues anyway, and need not be waited for. A machine lets KVM
+/// swallow that answer (`machine::attach`).
 #[derive(Debug, Default)]
 pub(crate) struct Interrupt {
     status: AtomicU32,
+    page: OnceLock<Page>,
     line: OnceLock<Box<dyn Line>>,
 }
 
 impl Interrupt {
     /// InterruptStatus: a queue has used buffers.
-    const USED: u32 = 1;
+    pub(crate) const USED: u32 = 1;
     /// InterruptStatus: the configuration (or the status) has changed.
     const CONFIG: u32 = 2;
 
@@ -197,6 +203,12 @@ impl Interrupt {
     pub(crate) fn connect(&self, line: Box<dyn Line>) {
         // A second one would be a mistake of the machine's; the first stays.
         let _ = self.line.set(line);
+    }
+
+    /// Shows the reason on a page of registers, once.
+    pub(crate) fn show(&self, page: Page) {
+        // A second one would be a mistake of the machine's; the first stays.
+        let _ = self.page.set(page);
     }
 
     pub(crate) fn used(&self) {
@@ -208,17 +220,32 @@ impl Interrupt {
     }
 
     fn raise(&self, reason: u32) {
-        self.status.fetch_or(reason, Ordering::SeqCst);
+        let before = self.status.fetch_or(reason, Ordering::SeqCst);
+        if before & reason != reason {
+            self.publish();
+        }
         if let Some(line) = self.line.get() {
             line.pulse();
         }
     }
 
-    pub(crate) fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
-    }
-
     pub(crate) fn acknowledge(&self, reasons: u32) {
         self.status.fetch_and(!reasons, Ordering::SeqCst);
+        self.publish();
+    }
+
+    /// Two that publish at a time may do so in the wrong order: so each looks
+    /// again until the page shows what it has found.
+    fn publish(&self) {
+        let Some(page) = self.page.get() else { return };
+        let mut shown = None;
+        loop {
+            let status = self.status.load(Ordering::SeqCst);
+            if shown == Some(status) {
+                return;
+            }
+            page.put(transport::INTERRUPT_STATUS, status);
+            shown = Some(status);
+        }
     }
 }

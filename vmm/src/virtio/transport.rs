@@ -40,6 +40,7 @@ use super::{
     COMMON_FEATURES, Chain, Device, EVENT_IDX, Interrupt, QueueFault, Queues, Ring, VERSION_1,
 };
 use crate::memory::GuestRam;
+use crate::registers::Page;
 
 /// "virt" in little-endian.
 pub(crate) const MAGIC: u32 = 0x7472_6976;
@@ -122,6 +123,8 @@ pub struct Lease {
 #[derive(Debug)]
 pub struct Transport<D> {
     device: D,
+    /// Where the driver reads the registers.
+    page: Option<Page>,
     /// Counts drivers: what one has offered is not returned to the next.
     epoch: u64,
     /// Chains that threads of the device have taken and not given back.
@@ -140,6 +143,7 @@ impl<D: Device> Transport<D> {
         let state = Self::fresh(&device);
         Self {
             device,
+            page: None,
             epoch: 0,
             taken: 0,
             state,
@@ -182,29 +186,29 @@ impl<D: Device> Transport<D> {
         COMMON_FEATURES | self.device.features()
     }
 
-    /// Reads `data.len()` bytes at `offset`.
-    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        let config = u64::from(VIRTIO_MMIO_CONFIG);
-        if let Some(at) = offset.checked_sub(config) {
-            let bytes = usize::try_from(at)
-                .ok()
-                .and_then(|at| self.device.config().get(at..))
-                .unwrap_or_default();
-            for (to, from) in data
-                .iter_mut()
-                .zip(bytes.iter().chain(std::iter::repeat(&0)))
-            {
+    /// Shows the registers on `page` from now on.
+    pub(crate) fn show(&mut self, page: Page) {
+        self.page = Some(page);
+        self.publish();
+    }
+
+    /// Brings the page up to date. The interrupt's reason is not here: who
+    /// raises an interrupt shows it.
+    fn publish(&self) {
+        let Some(page) = &self.page else { return };
+        for register in (0..VIRTIO_MMIO_CONFIG).step_by(4) {
+            if register != VIRTIO_MMIO_INTERRUPT_STATUS {
+                page.put(register.into(), self.register(register));
+            }
+        }
+        let mut offset = u64::from(VIRTIO_MMIO_CONFIG);
+        for word in self.device.config().chunks(4) {
+            let mut bytes = [0; 4];
+            for (to, from) in bytes.iter_mut().zip(word) {
                 *to = *from;
             }
-            return;
-        }
-        // Registers are 32 bits wide and read whole (4.2.2.2).
-        let value = match u32::try_from(offset) {
-            Ok(register) if data.len() == 4 => self.register(register),
-            _ => 0,
-        };
-        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
-            *to = from;
+            page.put(offset, u32::from_le_bytes(bytes));
+            offset = offset.saturating_add(4);
         }
     }
 
@@ -245,6 +249,21 @@ impl<D: Device> Transport<D> {
 
     /// Writes `data` at `offset`.
     pub(crate) fn write(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        ram: &GuestRam,
+        interrupt: &Interrupt,
+    ) -> Request {
+        let request = self.take_write(offset, data, ram, interrupt);
+        // A kick is the one write that changes no register.
+        if offset != QUEUE_NOTIFY {
+            self.publish();
+        }
+        request
+    }
+
+    fn take_write(
         &mut self,
         offset: u64,
         data: &[u8],
@@ -385,6 +404,7 @@ impl<D: Device> Transport<D> {
     fn fail(&mut self, interrupt: &Interrupt) {
         self.state = State::Broken;
         self.status |= NEEDS_RESET;
+        self.publish();
         interrupt.config();
     }
 
