@@ -245,23 +245,29 @@ pub(crate) fn receive_message(
     Ok((length, file))
 }
 
-/// The descriptor that came with a message just received.
+/// The first descriptor that came with a message just received. There is room
+/// for a second one beside it, which nobody asked for: it is closed.
 fn received_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
     // SAFETY: `recvmsg` has set the control buffer's length to what it wrote.
     let first = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: either null or a header within the control buffer.
     let header = unsafe { first.as_ref() }?;
-    let whole = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
-    if header.cmsg_type != libc::SCM_RIGHTS || header.cmsg_len < whole {
+    if header.cmsg_type != libc::SCM_RIGHTS {
         return None;
     }
+    let bytes = header.cmsg_len.saturating_sub(size_of::<libc::cmsghdr>());
     // SAFETY: the header is the control buffer's first, checked above.
-    let data = unsafe { libc::CMSG_DATA(first) };
-    // SAFETY: a descriptor's bytes follow the header, whose length says so.
-    let descriptor = unsafe { data.cast::<RawFd>().read_unaligned() };
-    // SAFETY: the kernel has just installed it for this message, which is
-    // read once: nobody else knows the number.
-    Some(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    let data = unsafe { libc::CMSG_DATA(first) }.cast::<RawFd>();
+    let mut received = None;
+    for index in 0..bytes / size_of::<RawFd>() {
+        // SAFETY: so many descriptors follow the header, whose length says so.
+        let descriptor = unsafe { data.wrapping_add(index).read_unaligned() };
+        // SAFETY: the kernel has just installed it for this message, which is
+        // read once: nobody else knows the number.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        received.get_or_insert(descriptor);
+    }
+    received
 }
 
 /// Buffers for a message; more than one call takes are refused.
@@ -403,4 +409,31 @@ pub fn shutdown(socket: BorrowedFd<'_>, end: End) {
     };
     // SAFETY: takes plain numbers; the descriptor is borrowed for the call.
     unsafe { libc::shutdown(socket.as_raw_fd(), how) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_beyond_the_first_are_closed() {
+        let (peer, ours) = UnixDatagram::pair().unwrap();
+        let (wanted, _other) = UnixStream::pair().unwrap();
+        let (unwanted, mut end) = UnixStream::pair().unwrap();
+        let both = [wanted.as_raw_fd(), unwanted.as_raw_fd()];
+        peer.send_with_fds(&[&b"x"[..]], &both).unwrap();
+        drop(unwanted);
+        let mut head = [0; 1];
+        let (length, first) = receive_message(ours.as_fd(), &mut head, &[]).unwrap();
+        assert_eq!((length, first.is_some()), (1, true));
+        // Open no more, or this would have to wait.
+        end.set_nonblocking(true).unwrap();
+        assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    }
 }

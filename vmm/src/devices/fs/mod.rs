@@ -19,6 +19,8 @@ mod files;
 mod forgets;
 mod front;
 mod server;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use device::Fs;

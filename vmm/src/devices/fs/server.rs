@@ -119,9 +119,9 @@ impl Server {
                 first |= self.forget(&header, &chain);
             }
             slot.give_back(lease, 0, ram);
-        }
-        if let Some(batch) = self.forgets.take_full() {
-            self.tell(&batch);
+            if let Some(batch) = self.forgets.take_full() {
+                self.tell(&batch);
+            }
         }
         first
     }
@@ -133,8 +133,13 @@ impl Server {
         !batch.is_empty()
     }
 
-    /// Notes what a forget names. Its data are closed at once.
+    /// Notes what a forget names. Its data are closed at once. A longer one
+    /// than any request is none: buffers may name the same memory over and
+    /// over, so that what is noted would have no bound.
     fn forget(&self, header: &InHeader, chain: &Chain<'_>) -> bool {
+        if total(chain.readable()) > MAX_REQUEST {
+            return false;
+        }
         match Opcode::from_number(header.opcode) {
             Some(Opcode::Forget) => {
                 let Some(forget) = read_at::<ForgetIn>(chain, IN_HEADER) else {
