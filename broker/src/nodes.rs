@@ -181,16 +181,19 @@ impl Nodes {
                 if missing.len() >= DEEPEST || node.nameless {
                     return Err(Errno::STALE);
                 }
-                missing.push((at, node.name.clone(), node.identity));
+                missing.push((at, node.name.clone(), node.identity, node.kind));
                 at = node.parent;
             }
         };
-        for (id, name, identity) in missing.into_iter().rev() {
+        for (id, name, identity, kind) in missing.into_iter().rev() {
             let descriptor = match open_name(here.as_fd(), &name) {
                 Err(Errno::NOENT | Errno::NOTDIR) => return Err(Errno::STALE),
                 result => result?,
             };
-            if Status::of(descriptor.as_fd())?.identity(self.births) != identity {
+            // The kind as well: where births do not tell, the number of a file
+            // that is gone may be another's by now.
+            let status = Status::of(descriptor.as_fd())?;
+            if status.identity(self.births) != identity || status.kind() != kind {
                 return Err(Errno::STALE);
             }
             here = self.table().keep(id, descriptor, self.limits);
@@ -432,5 +435,44 @@ impl Table {
             node.listed = true;
             self.open.push_back(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_whose_number_went_to_another_kind_is_stale() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("file"), "").unwrap();
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let share = rustix::fs::open(directory.path(), REFERENCE, Mode::empty()).unwrap();
+        let limits = Limits {
+            nodes: 10,
+            descriptors: 10,
+        };
+        let nodes = Nodes::new(vec![share], false, limits).unwrap();
+        let root = nodes.share(0).unwrap();
+        let name = Name::new(c"file").unwrap();
+        let id = nodes.look_up(root, name).unwrap().id;
+        // As if the file had been removed, and a pipe been made in its place
+        // that the file system gave the same number.
+        {
+            let mut table = nodes.table();
+            let node = table.nodes.get_mut(&id).unwrap();
+            node.name = c"pipe".into();
+            let share = rustix::fs::open(directory.path(), REFERENCE, Mode::empty()).unwrap();
+            node.identity = Status::at(share.as_fd(), c"pipe").unwrap().identity(false);
+        }
+        assert_eq!(nodes.descriptor(id).unwrap_err(), Errno::STALE);
     }
 }
