@@ -8,7 +8,7 @@ use std::path::Path;
 use protocol::broker::{DATA, DataIn, Policy};
 use protocol::fuse::{
     EntryOut, ForgetIn, InHeader, LinkIn, MkdirIn, MknodIn, Opcode, OutHeader, ROOT, ReadIn,
-    RenameIn,
+    RenameIn, SetattrIn, fattr,
 };
 use rustix::fs::{Mode, OFlags, open};
 use zerocopy::{FromBytes, IntoBytes};
@@ -204,6 +204,21 @@ fn forged_nodes_are_stale() {
     let forget = ForgetIn { nlookup: u64::MAX };
     guest.ask(Opcode::Forget, guest.share, forget.as_bytes());
     assert_eq!(guest.look_up(guest.share, b"x"), Err(libc::ENOENT));
+}
+
+#[test]
+fn owner_that_cannot_be_is_refused() {
+    let guest = Guest::new(Policy::Exclusive, 1000);
+    for valid in [fattr::UID, fattr::GID, fattr::UID | fattr::GID] {
+        let change = SetattrIn {
+            valid,
+            uid: u32::MAX,
+            gid: u32::MAX,
+            ..SetattrIn::default()
+        };
+        let answer = guest.ask(Opcode::Setattr, guest.share, change.as_bytes());
+        assert_eq!(answer.0, libc::EINVAL);
+    }
 }
 
 #[test]

@@ -70,6 +70,10 @@ pub(crate) fn set(
         kill_privileges(node.as_fd())?;
     }
     if has(fattr::UID | fattr::GID) {
+        // An id that nobody can have: to the host it means no change.
+        if has(fattr::UID) && change.uid == u32::MAX || has(fattr::GID) && change.gid == u32::MAX {
+            return Err(Errno::INVAL);
+        }
         let owner = has(fattr::UID).then(|| Uid::from_raw(change.uid));
         let group = has(fattr::GID).then(|| Gid::from_raw(change.gid));
         chownat(&node, c"", owner, group, AtFlags::EMPTY_PATH)?;
