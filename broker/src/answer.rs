@@ -1,5 +1,6 @@
 //! An answer on its way to the guest: a header and what the request asked for.
 
+use protocol::broker::Changed;
 use protocol::fuse::{MAX_ANSWER, OutHeader};
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
@@ -10,18 +11,22 @@ const HEADER: usize = size_of::<OutHeader>();
 #[derive(Debug)]
 pub(crate) struct Answer {
     bytes: Vec<u8>,
+    /// What the VMM is told beside it, if it is a success.
+    pub(crate) changed: Option<Changed>,
 }
 
 impl Answer {
     pub(crate) fn new() -> Self {
         Self {
             bytes: vec![0; HEADER],
+            changed: None,
         }
     }
 
     /// Begins a new answer.
     pub(crate) fn clear(&mut self) {
         self.bytes.truncate(HEADER);
+        self.changed = None;
     }
 
     /// Bytes after the header so far.
@@ -50,7 +55,7 @@ impl Answer {
         self.bytes.resize(length, 0);
     }
 
-    /// The finished answer to request `unique`.
+    /// The finished answer to request `unique`, and what follows it.
     pub(crate) fn finish(&mut self, unique: u64, result: Result<(), Errno>) -> &[u8] {
         let error = match result {
             Ok(()) if self.bytes.len() <= MAX_ANSWER => 0,
@@ -67,6 +72,9 @@ impl Answer {
         };
         if let Some(room) = self.bytes.first_chunk_mut::<HEADER>() {
             room.copy_from_slice(header.as_bytes());
+        }
+        if let Some(changed) = self.changed.take() {
+            self.bytes.extend_from_slice(changed.as_bytes());
         }
         &self.bytes
     }

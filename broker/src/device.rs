@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use protocol::broker::{DATA, DataIn, Policy};
+use protocol::broker::{Changed, DATA, DataIn, Policy, entry_bytes};
 use protocol::fuse::{Attr, AttrOut, EntryOut, Opcode, ROOT, init};
 use protocol::fuse::{InitIn, InitOut, MAJOR, MAX_DATA, MINOR};
 use rustix::fs::FileType;
@@ -110,7 +110,20 @@ impl Device {
             names::forget(self, opcode, request);
             return None;
         }
-        Some(self.answer(opcode, request, answer))
+        let result = self.answer(opcode, request, answer);
+        if result.is_ok() && self.policy == Policy::Exclusive && entry_bytes(opcode).is_some() {
+            answer.changed = self.changed(request.node());
+        }
+        Some(result)
+    }
+
+    /// How a directory is now. Without an answer the guest asks for it.
+    fn changed(&self, directory: NodeId) -> Option<Changed> {
+        let status = self.status(directory).ok()?;
+        Some(Changed {
+            node: directory.0,
+            attributes: self.attributes(status.attributes(false)),
+        })
     }
 
     fn data(&self, request: &mut Request<'_>) -> Result<OwnedFd, Errno> {

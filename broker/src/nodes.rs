@@ -14,6 +14,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,30 @@ use crate::status::{Identity, Status};
 /// Number of a node. Never used twice, so that a stale one is no other node.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct NodeId(pub(crate) u64);
+
+/// Nodes by number. The numbers are given here, one after the other, so that
+/// nobody can choose some that collide: the cheapest of all hashes will do.
+type ByNumber = HashMap<NodeId, Node, BuildHasherDefault<NumberHasher>>;
+
+#[derive(Debug, Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing: neighbours end up far from each other.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 /// Deepest node: far beyond what a path of 4096 bytes can name.
 const DEEPEST: usize = 4096;
@@ -52,7 +77,7 @@ struct Node {
 
 #[derive(Debug)]
 struct Table {
-    nodes: HashMap<NodeId, Node>,
+    nodes: ByNumber,
     known: HashMap<Identity, NodeId>,
     /// Nodes with descriptors that could be closed, oldest first.
     open: VecDeque<NodeId>,
@@ -100,7 +125,7 @@ impl Nodes {
     /// told apart by the time of their birth as well.
     pub(crate) fn new(shares: Vec<OwnedFd>, births: bool, limits: Limits) -> Result<Self, Errno> {
         let mut table = Table {
-            nodes: HashMap::new(),
+            nodes: ByNumber::default(),
             known: HashMap::new(),
             open: VecDeque::new(),
             next: ROOT + 1,

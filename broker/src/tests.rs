@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use protocol::broker::{DATA, DataIn, Policy};
+use protocol::broker::{Changed, DATA, DataIn, Policy};
 use protocol::fuse::{
     EntryOut, ForgetIn, InHeader, LinkIn, MkdirIn, MknodIn, Opcode, OutHeader, ROOT, ReadIn,
     RenameIn, SetattrIn, fattr,
@@ -322,5 +322,28 @@ fn listing_gives_each_entry_once_whatever_the_room() {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), 502, "{opcode:?}");
+    }
+}
+
+#[test]
+fn change_of_a_directory_tells_what_has_become_of_it() {
+    let body = [MkdirIn::default().as_bytes(), b"new\0"].concat();
+    for policy in [Policy::Exclusive, Policy::Shared] {
+        let guest = Guest::new(policy, 1000);
+        let entry = size_of::<EntryOut>();
+        let (error, answer) = guest.ask(Opcode::Mkdir, guest.share, &body);
+        assert_eq!(error, 0);
+        let Ok((changed, _)) = Changed::read_from_prefix(&answer[entry..]) else {
+            assert_eq!((policy, answer.len()), (Policy::Shared, entry));
+            continue;
+        };
+        assert_eq!(policy, Policy::Exclusive);
+        assert_eq!(answer.len(), entry + size_of::<Changed>());
+        let (_, told) = guest.ask(Opcode::Getattr, guest.share, &[]);
+        assert_eq!(changed.node, guest.share);
+        assert_eq!(changed.attributes.as_bytes(), told);
+        // A failure changes nothing and tells nothing.
+        let (error, answer) = guest.ask(Opcode::Mkdir, guest.share, &body);
+        assert_eq!((error, answer.len()), (libc::EEXIST, 0));
     }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::control::Fd;
+use crate::fuse::{AttrOut, EntryOut, Opcode};
 
 /// Opcode of the VMM's own request: a descriptor for a node's data. Outside
 /// of FUSE's numbers, and never passed on from a guest. A [`DataIn`] follows
@@ -32,6 +33,32 @@ pub struct DataIn {
     pub write: u32,
     /// Nothing.
     pub padding: u32,
+}
+
+/// What follows the answer to a request that has changed a directory: how the
+/// directory is now. Only for trees that nobody but the guest changes, only
+/// after requests that [`entry_bytes`] knows, and beyond the length in the
+/// answer's header, for it is not the guest's.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Changed {
+    /// The directory.
+    pub node: u64,
+    /// As GETATTR would tell them.
+    pub attributes: AttrOut,
+}
+
+/// Bytes behind the header of the answer to a request that changes the
+/// directory that it names; `None` for other requests.
+#[must_use]
+pub fn entry_bytes(opcode: Opcode) -> Option<usize> {
+    match opcode {
+        Opcode::Mknod | Opcode::Mkdir | Opcode::Symlink | Opcode::Link => {
+            Some(size_of::<EntryOut>())
+        }
+        Opcode::Unlink | Opcode::Rmdir | Opcode::Rename | Opcode::Rename2 => Some(0),
+        _ => None,
+    }
 }
 
 /// Who may change what a device shows.

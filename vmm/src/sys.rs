@@ -183,7 +183,8 @@ pub(crate) fn send_message(
     head: &[u8],
     slices: &[GuestSlice<'_>],
 ) -> io::Result<()> {
-    let mut buffers = with_head(head.as_ptr().cast_mut(), head.len(), slices)?;
+    let head = iovec(head.as_ptr().cast_mut(), head.len());
+    let mut buffers = around(head, slices, None)?;
     let message = message(&mut buffers);
     loop {
         // SAFETY: the header points to `head` and to buffers within guest
@@ -205,7 +206,8 @@ pub(crate) fn send_message(
 struct Beside([u8; 24]);
 
 /// Receives one message and the descriptor beside it: its first bytes into
-/// `head`, the rest into `slices`. Waits for it; answers its length.
+/// `head`, what follows into `slices`, the rest into `tail`. Waits for it;
+/// answers its length.
 ///
 /// # Errors
 ///
@@ -215,15 +217,18 @@ pub(crate) fn receive_message(
     socket: BorrowedFd<'_>,
     head: &mut [u8],
     slices: &[GuestSlice<'_>],
+    tail: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut buffers = with_head(head.as_mut_ptr(), head.len(), slices)?;
+    let head = iovec(head.as_mut_ptr(), head.len());
+    let tail = iovec(tail.as_mut_ptr(), tail.len());
+    let mut buffers = around(head, slices, Some(tail))?;
     let mut beside = Beside([0; 24]);
     let mut message = message(&mut buffers);
     message.msg_control = (&raw mut beside).cast();
     message.msg_controllen = size_of::<Beside>();
     let length = loop {
         let flags = libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: the header points to `head`, to `beside` and to buffers
+        // SAFETY: the header points to `head`, `tail`, `beside` and to buffers
         // within guest memory, which outlive the call; Rust holds no other
         // reference to any of them.
         let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
@@ -270,21 +275,26 @@ fn received_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
     received
 }
 
+fn iovec(start: *mut u8, length: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: start.cast(),
+        iov_len: length,
+    }
+}
+
 /// Buffers for a message; more than one call takes are refused.
-fn with_head(
-    head: *mut u8,
-    length: usize,
+fn around(
+    head: libc::iovec,
     slices: &[GuestSlice<'_>],
+    tail: Option<libc::iovec>,
 ) -> io::Result<Vec<libc::iovec>> {
-    if slices.len() >= MOST_BUFFERS {
+    if slices.len() > MOST_BUFFERS - 2 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut all = Vec::with_capacity(slices.len() + 1);
-    all.push(libc::iovec {
-        iov_base: head.cast(),
-        iov_len: length,
-    });
+    let mut all = Vec::with_capacity(slices.len() + 2);
+    all.push(head);
     all.extend(buffers(slices));
+    all.extend(tail);
     Ok(all)
 }
 
@@ -430,7 +440,7 @@ mod tests {
         peer.send_with_fds(&[&b"x"[..]], &both).unwrap();
         drop(unwanted);
         let mut head = [0; 1];
-        let (length, first) = receive_message(ours.as_fd(), &mut head, &[]).unwrap();
+        let (length, first) = receive_message(ours.as_fd(), &mut head, &[], &mut []).unwrap();
         assert_eq!((length, first.is_some()), (1, true));
         // Open no more, or this would have to wait.
         end.set_nonblocking(true).unwrap();

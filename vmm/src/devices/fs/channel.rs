@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use protocol::broker::{DATA, DataIn};
+use protocol::broker::{Changed, DATA, DataIn};
 use protocol::fuse::{InHeader, OutHeader};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -33,6 +33,8 @@ pub(super) struct Answer {
     pub(super) length: usize,
     /// A descriptor beside it.
     pub(super) file: Option<File>,
+    /// What follows it.
+    pub(super) changed: Option<Changed>,
 }
 
 impl Answer {
@@ -72,21 +74,47 @@ impl Channel {
         sys::send_message(self.0.as_fd(), &message, &[])
     }
 
-    /// Receives the answer; what follows its head goes to `room`.
+    /// Receives the answer; what follows its head goes to `room`. `entry`: it
+    /// may end with what has become of a directory, when it is as long as this
+    /// behind its header and fits into the head and `room`.
     ///
     /// # Errors
     ///
     /// The broker is gone, or its answer does not fit.
-    pub(super) fn receive(&self, room: &[GuestSlice<'_>]) -> io::Result<Answer> {
+    pub(super) fn receive(
+        &self,
+        room: &[GuestSlice<'_>],
+        entry: Option<usize>,
+    ) -> io::Result<Answer> {
+        const HEADER: usize = size_of::<OutHeader>();
         let mut head = [0; HEAD];
-        let (length, file) = sys::receive_message(self.0.as_fd(), &mut head, room)?;
-        let answer = Answer {
+        let mut changed = Changed::default();
+        let used = entry.map_or(HEAD, |entry| HEADER.saturating_add(entry).min(HEAD));
+        let tail = match entry {
+            Some(_) => changed.as_mut_bytes(),
+            None => &mut [],
+        };
+        let (received, file) = sys::receive_message(
+            self.0.as_fd(),
+            head.get_mut(..used).unwrap_or_default(),
+            room,
+            tail,
+        )?;
+        let mut answer = Answer {
             head,
-            length,
+            length: received,
             file: file.map(File::from),
+            changed: None,
         };
         let told = usize::try_from(answer.header().len).unwrap_or(usize::MAX);
-        if length < size_of::<OutHeader>() || told != length {
+        if let Some(entry) = entry
+            && told == HEADER.saturating_add(entry)
+            && received == told.saturating_add(size_of::<Changed>())
+        {
+            answer.length = told;
+            answer.changed = Some(changed);
+        }
+        if answer.length < HEADER || told != answer.length {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(answer)
@@ -106,7 +134,7 @@ impl Channel {
             ..InHeader::default()
         };
         self.send_own(&header, wanted.as_bytes())?;
-        let answer = self.receive(&[])?;
+        let answer = self.receive(&[], None)?;
         match (answer.header().error, answer.file) {
             (0, Some(file)) => Ok(file),
             (0, None) => Err(io::ErrorKind::InvalidData.into()),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use protocol::broker::Policy;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
+use super::changed::LastChanged;
 use super::files::Files;
 use super::forgets::Forgets;
 use crate::virtio::{Device, QueueFault, Queues};
@@ -31,6 +32,7 @@ pub struct Fs {
     config: [u8; TAG + 4],
     files: Arc<Files>,
     forgets: Arc<Forgets>,
+    changed: Arc<LastChanged>,
 }
 
 impl Fs {
@@ -49,12 +51,18 @@ impl Fs {
             config,
             files: Arc::default(),
             forgets: Arc::default(),
+            changed: Arc::default(),
         }
     }
 
     /// The descriptors that its workers share.
     pub(super) fn files(&self) -> &Arc<Files> {
         &self.files
+    }
+
+    /// The directory that its workers have changed last.
+    pub(super) fn changed(&self) -> &Arc<LastChanged> {
+        &self.changed
     }
 
     /// The forgets that its workers collect.

@@ -13,7 +13,7 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +33,8 @@ pub(super) enum Access {
 struct Entry {
     read: Option<Arc<File>>,
     write: Option<Arc<File>>,
-    used: u64,
+    /// Used since it was last considered for closing.
+    recent: bool,
 }
 
 /// The open files of a device.
@@ -45,7 +46,8 @@ pub(super) struct Files {
 #[derive(Debug, Default)]
 struct Table {
     entries: HashMap<u64, Entry>,
-    clock: u64,
+    /// The nodes in `entries`, and some that were, oldest first.
+    order: VecDeque<u64>,
 }
 
 impl Files {
@@ -56,10 +58,8 @@ impl Files {
     /// The descriptor of a node. One for writing serves reading too.
     pub(super) fn get(&self, node: u64, access: Access) -> Option<Arc<File>> {
         let mut table = self.table();
-        table.clock = table.clock.saturating_add(1);
-        let clock = table.clock;
         let entry = table.entries.get_mut(&node)?;
-        entry.used = clock;
+        entry.recent = true;
         match access {
             Access::Read => entry.write.as_ref().or(entry.read.as_ref()),
             Access::Write => entry.write.as_ref(),
@@ -71,16 +71,11 @@ impl Files {
     pub(super) fn put(&self, node: u64, access: Access, file: File) -> Arc<File> {
         let file = Arc::new(file);
         let mut table = self.table();
-        if table.entries.len() >= MOST && !table.entries.contains_key(&node) {
-            let oldest = table.entries.iter().min_by_key(|(_, entry)| entry.used);
-            if let Some(oldest) = oldest.map(|(node, _)| *node) {
-                table.entries.remove(&oldest);
-            }
+        if !table.entries.contains_key(&node) {
+            table.make_room();
+            table.order.push_back(node);
         }
-        table.clock = table.clock.saturating_add(1);
-        let clock = table.clock;
         let entry = table.entries.entry(node).or_default();
-        entry.used = clock;
         match access {
             Access::Read => entry.read = Some(Arc::clone(&file)),
             Access::Write => {
@@ -100,7 +95,32 @@ impl Files {
 
     /// Closes everything.
     pub(super) fn clear(&self) {
-        self.table().entries.clear();
+        let mut table = self.table();
+        table.entries.clear();
+        table.order.clear();
+    }
+}
+
+impl Table {
+    /// Closes what has not been used for long, until there is room for one
+    /// more. Each round drops a node from the order, or takes away its second
+    /// chance.
+    fn make_room(&mut self) {
+        while self.order.len() >= MOST {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            match self.entries.get_mut(&oldest) {
+                Some(entry) if entry.recent => {
+                    entry.recent = false;
+                    self.order.push_back(oldest);
+                }
+                Some(_) => {
+                    self.entries.remove(&oldest);
+                }
+                None => {}
+            }
+        }
     }
 }
 

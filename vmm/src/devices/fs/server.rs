@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use protocol::broker::entry_bytes;
 use protocol::fuse::{
     BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, ForgetIn, ForgetOne, FsyncIn,
     InHeader, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST, Opcode, OutHeader, ReadIn, WriteIn,
@@ -21,6 +22,7 @@ use protocol::fuse::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::changed::LastChanged;
 use super::channel::{Channel, HEAD};
 use super::device::{FORGETS, Fs};
 use super::files::{Access, Files};
@@ -41,6 +43,7 @@ pub struct Server {
     channel: Channel,
     files: Arc<Files>,
     forgets: Arc<Forgets>,
+    changed: Arc<LastChanged>,
     appends: bool,
 }
 
@@ -57,6 +60,7 @@ impl Server {
             channel: Channel::new(channel),
             files: Arc::clone(device.files()),
             forgets: Arc::clone(device.forgets()),
+            changed: Arc::clone(device.changed()),
             appends,
         }
     }
@@ -86,6 +90,11 @@ impl Server {
             Some(Opcode::Fallocate) => self.allocate(&header, chain),
             Some(Opcode::CopyFileRange) => self.copy(&header, chain),
             Some(Opcode::Setupmapping | Opcode::Removemapping) => Err(errno(libc::ENOSYS)),
+            Some(Opcode::Getattr)
+                if let Some(attributes) = self.changed.attributes(header.nodeid) =>
+            {
+                put(chain, &attributes)
+            }
             Some(opcode) => match self.ask(opcode, &header, chain) {
                 // The broker's answer is in its place, header and all.
                 Ok(length) => return length,
@@ -202,20 +211,33 @@ impl Server {
             self.files.clear();
         }
         let body = part(chain.readable(), IN_HEADER, usize::MAX);
-        let room = part(chain.writable(), HEAD, usize::MAX);
-        let answer = self
-            .channel
-            .send(header, &body)
-            .and_then(|()| self.channel.receive(&room))
-            // Whatever is wrong with the broker, to the guest it is a device
-            // that has failed.
-            .map_err(|_| errno(libc::EIO))?;
+        // Where more may follow, what the answer itself takes is known.
+        let entry = entry_bytes(opcode);
+        let length = entry.map_or(usize::MAX, |entry| {
+            OUT_HEADER.saturating_add(entry).saturating_sub(HEAD)
+        });
+        let room = part(chain.writable(), HEAD, length);
+        if entry.is_some_and(|_| total(&room) < length) {
+            return Err(errno(libc::EINVAL));
+        }
+        let answer = self.changed.during(opcode, || {
+            let answer = self
+                .channel
+                .send(header, &body)
+                .and_then(|()| self.channel.receive(&room, entry));
+            let changed = answer.as_ref().ok().and_then(|answer| answer.changed);
+            (answer, changed)
+        });
+        // Whatever is wrong with the broker, to the guest it is a device that
+        // has failed.
+        let answer = answer.map_err(|_| errno(libc::EIO))?;
         let head = answer.head.get(..answer.length).unwrap_or(&answer.head);
         if answer.length > total(chain.writable()) {
             return Err(errno(libc::EIO));
         }
         let _ = copy_to(chain.writable(), head);
-        if let Some(file) = &answer.file {
+        let named = answer.node();
+        if let Some(file) = answer.file {
             let access = match opcode {
                 Opcode::Open => {
                     let flags = read_at::<u32>(chain, IN_HEADER).unwrap_or(0);
@@ -225,11 +247,9 @@ impl Server {
             };
             let node = match opcode {
                 Opcode::Open => header.nodeid,
-                _ => answer.node(),
+                _ => named,
             };
-            if let Ok(file) = file.try_clone() {
-                self.files.put(node, access, file);
-            }
+            self.files.put(node, access, file);
         }
         Ok(u32::try_from(answer.length).unwrap_or(u32::MAX))
     }
