@@ -130,6 +130,7 @@ pub fn receive<M: DeserializeOwned>(
 ) -> Result<(M, Vec<OwnedFd>), ControlError> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = cmsg_space!([std::os::fd::RawFd; MAX_DESCRIPTORS]);
+    let mut reset = false;
     let (length, flags, descriptors) = loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -146,6 +147,9 @@ pub fn receive<M: DeserializeOwned>(
                 break (received.bytes, received.flags, descriptors);
             }
             Err(Errno::EINTR) => {}
+            // The other side has ended without reading everything. What it said
+            // before is still there, behind this error.
+            Err(Errno::ECONNRESET) if !reset => reset = true,
             Err(Errno::ECONNRESET) => return Err(ControlError::Closed),
             Err(errno) => {
                 return Err(ControlError::Io {
@@ -217,6 +221,20 @@ mod tests {
         drop(keeper);
         assert!(matches!(
             receive::<ToVmm>(vmm.as_fd()),
+            Err(ControlError::Closed)
+        ));
+    }
+
+    #[test]
+    fn last_words_are_heard_although_something_was_not_read() {
+        let (keeper, vmm) = pair().unwrap();
+        send(keeper.as_fd(), &ToVmm::Probe { kvm: Fd(0) }, &[]).unwrap();
+        send(vmm.as_fd(), &"last words", &[]).unwrap();
+        drop(vmm);
+        let (message, _) = receive::<String>(keeper.as_fd()).unwrap();
+        assert_eq!(message, "last words");
+        assert!(matches!(
+            receive::<String>(keeper.as_fd()),
             Err(ControlError::Closed)
         ));
     }
