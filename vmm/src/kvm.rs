@@ -3,12 +3,13 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
 
+use crate::arch::x86_64::IOAPIC_LINES;
 use crate::virtio::Line;
 
 /// Takes over a descriptor of `/dev/kvm`.
@@ -62,10 +63,22 @@ pub(crate) struct IrqLine {
     pub(crate) number: u32,
 }
 
+/// Who pulses a line, by its number: there is one machine in a process. A
+/// second thread that raised a line before the first has lowered it would
+/// cause no edge, and what it has to tell would never be heard. Slots may
+/// share a line.
+static TURNS: [Mutex<()>; IOAPIC_LINES as usize] =
+    [const { Mutex::new(()) }; IOAPIC_LINES as usize];
+
 impl Line for IrqLine {
     fn pulse(&self) {
+        let turn = usize::try_from(self.number)
+            .ok()
+            .and_then(|number| TURNS.get(number))
+            .map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         // Fails only without interrupt controllers, which a machine has.
         let _ = self.vm.set_irq_line(self.number, true);
         let _ = self.vm.set_irq_line(self.number, false);
+        drop(turn);
     }
 }
