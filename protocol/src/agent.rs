@@ -9,11 +9,14 @@
 //! - `stdin`, `stdout` and `stderr` are [`crate::stream::StreamAddress`]es:
 //!   `vsock:PORT`, to which the agent connects once. Empty: `/dev/null`.
 //!   With a terminal, output goes to `stdout` only.
-//! - `CreateTaskRequest.rootfs` is read from first to last:
-//!   any number of `erofs` mounts whose source is `slot:N` (uppermost layer
-//!   first), then optionally one `overlay` whose upper layer is a tmpfs in
-//!   the guest. Without the `overlay` there is exactly one `erofs` mount and
-//!   the root is read-only.
+//! - `CreateTaskRequest.rootfs` is read from first to last: any number of
+//!   mounts (uppermost layer first), each read-only unless it has the option
+//!   `rw`, then optionally one `overlay`. Without the `overlay` there is exactly
+//!   one mount, which is the root. With it, writes go to a tmpfs in the guest,
+//!   or to the mount before it if that has the target [`UPPER_TARGET`]: to its
+//!   directory `upper`, with `work` beside it.
+//! - A mount whose source is `slot:N`, in `rootfs` or in the configuration with
+//!   a type of [`DISK_FORMATS`], is the block device in that slot.
 //! - A `bind` mount, in `rootfs` or in the configuration, whose source is a
 //!   [`share_path`] shows a share; the agent mounts its device first.
 //! - `Start` that fails because the program does not exist answers
@@ -39,6 +42,18 @@ pub const PROCESS_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-s
 /// Type URL of OCI resources in an `Any`, value in JSON (`Update`).
 pub const RESOURCES_TYPE_URL: &str =
     "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// Target of the mount in a `rootfs` that an overlay writes to.
+pub const UPPER_TARGET: &str = "upper";
+
+/// File systems on disks that a guest mounts.
+pub const DISK_FORMATS: [&str; 5] = ["erofs", "ext2", "ext3", "ext4", "xfs"];
+
+/// Whether a type of file system lies on a disk that a guest mounts.
+#[must_use]
+pub fn is_disk_format(kind: &str) -> bool {
+    DISK_FORMATS.contains(&kind)
+}
 
 /// The guest's directory with one mount point for each directory device.
 pub const SHARES: &str = "/shares";

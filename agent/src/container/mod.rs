@@ -15,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod rlimits;
 pub(crate) mod rootfs;
 pub(crate) mod shares;
+pub(crate) mod slots;
 pub(crate) mod spawn;
 pub(crate) mod stats;
 pub(crate) mod stdio;

@@ -7,10 +7,12 @@
 
 use std::ffi::CString;
 
+use protocol::agent::is_disk_format;
 use protocol::oci;
 use rustix::mount::MountAttrFlags;
 
 use super::paths::{InRoot, c_string};
+use super::slots::SlotDevice;
 use crate::error::{Failure, Result};
 use crate::sys::MountAttributes;
 
@@ -101,14 +103,25 @@ impl MountPlan {
         } else {
             // There is only one hierarchy; runc does the same on such hosts.
             let kind = if kind == "cgroup" { "cgroup2" } else { kind };
+            let mut source = mount.source.clone();
+            let mut data = options.data;
+            if is_disk_format(kind)
+                && let Some(device) =
+                    SlotDevice::named("mounts.source", source.as_deref().unwrap_or_default())?
+            {
+                data.extend(device.options());
+                if options.read_only {
+                    // The device takes no writes, from the file system either.
+                    data.push((c"ro".into(), None));
+                }
+                source = Some(device.path);
+            }
             Source::New(FileSystem {
                 kind: c_string("mounts.type", kind)?,
-                source: mount
-                    .source
-                    .as_deref()
+                source: source
                     .map(|source| c_string("mounts.source", source))
                     .transpose()?,
-                options: options.data,
+                options: data,
             })
         };
         Ok(Self {

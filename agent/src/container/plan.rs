@@ -329,7 +329,7 @@ mod tests {
         });
         let root = RootPlan {
             layers: Vec::new(),
-            overlay: true,
+            overlay: Some(super::super::rootfs::Upper::Memory),
         };
         let plan = ContainerPlan::new(&spec, root).unwrap();
         assert!(plan.devices.is_empty() && plan.dev.is_none());

@@ -1,26 +1,36 @@
-//! The container's root file system: read-only layers from device slots, and
-//! a writable layer in guest memory when the request has an `overlay`.
+//! The container's root file system: a file system from a device slot or a
+//! share, or several read-only ones below an `overlay` that writes to guest
+//! memory or to a file system of its own.
 //!
 //! The convention is in `protocol::agent`. Layers that are directories of the
 //! guest (`bind`) or any other file system are taken too.
 
 use std::ffi::CString;
-use std::fs;
-use std::path::Path;
 
+use protocol::agent::UPPER_TARGET;
 use protocol::agent::api::Mount;
 
 use super::mounts::{FileSystem, Source};
 use super::paths::c_string;
-use crate::error::{Attempt, Failure, Result};
+use super::slots::SlotDevice;
+use crate::error::{Failure, Result};
 
 /// How the root is put together.
 #[derive(Debug)]
 pub(crate) struct RootPlan {
-    /// Read-only layers, uppermost first, and where each is mounted.
+    /// Layers, uppermost first, and where each is mounted.
     pub(crate) layers: Vec<Layer>,
-    /// Writes go to guest memory, not to the (only) layer.
-    pub(crate) overlay: bool,
+    /// Where writes go, if not to the (only) layer.
+    pub(crate) overlay: Option<Upper>,
+}
+
+/// Where an overlay keeps what is written.
+#[derive(Debug)]
+pub(crate) enum Upper {
+    /// In guest memory.
+    Memory,
+    /// In the directories `upper` and `work` of a file system.
+    FileSystem(Layer),
 }
 
 /// One layer.
@@ -37,23 +47,35 @@ pub(crate) struct Layer {
 /// Overlayfs takes 500 lower layers (`OVL_MAX_STACK`).
 const MOST_LAYERS: usize = 500;
 
+/// Where the file system below an overlay's writes is mounted.
+const UPPER_DIRECTORY: &str = "/run/writable";
+
 impl RootPlan {
     /// Checks the request's `rootfs` and finds its devices.
     pub(crate) fn new(rootfs: &[Mount]) -> Result<Self> {
-        let (overlay, layers) = match rootfs.split_last() {
+        let (overlaid, layers) = match rootfs.split_last() {
             None => return Err(Failure::argument("rootfs is empty")),
             Some((last, layers)) if last.type_ == "overlay" => (true, layers),
             Some(_) => (false, rootfs),
+        };
+        let (upper, layers) = match layers.split_last() {
+            Some((last, layers)) if overlaid && last.target == UPPER_TARGET => (Some(last), layers),
+            _ => (None, layers),
         };
         if let Some(misplaced) = layers.iter().position(|mount| mount.type_ == "overlay") {
             return Err(Failure::argument(format!(
                 "rootfs[{misplaced}] is an overlay, but not last"
             )));
         }
+        if let Some(misplaced) = layers.iter().position(|mount| !mount.target.is_empty()) {
+            return Err(Failure::argument(format!(
+                "rootfs[{misplaced}] has a target; only the last before an overlay may"
+            )));
+        }
         if layers.is_empty() {
             return Err(Failure::argument("rootfs has no layer below its overlay"));
         }
-        if !overlay && layers.len() != 1 {
+        if !overlaid && layers.len() != 1 {
             return Err(Failure::argument(format!(
                 "rootfs has {} layers and no overlay to join them",
                 layers.len()
@@ -65,37 +87,53 @@ impl RootPlan {
                 layers.len()
             )));
         }
-        let layers = layers
-            .iter()
-            .enumerate()
-            .map(|(index, mount)| Layer::new(index, mount))
-            .collect::<Result<_>>()?;
-        Ok(Self { layers, overlay })
+        let layer = |(index, mount)| {
+            let field = format!("rootfs[{index}]");
+            Layer::new(&field, mount, &format!("/run/layer{index}"))
+        };
+        let overlay = match (overlaid, upper) {
+            (false, _) => None,
+            (true, None) => Some(Upper::Memory),
+            (true, Some(mount)) => {
+                let layer = Layer::new("rootfs' upper", mount, UPPER_DIRECTORY)?;
+                Some(Upper::FileSystem(layer))
+            }
+        };
+        Ok(Self {
+            layers: layers
+                .iter()
+                .enumerate()
+                .map(layer)
+                .collect::<Result<_>>()?,
+            overlay,
+        })
     }
 }
 
 impl Layer {
-    fn new(index: usize, mount: &Mount) -> Result<Self> {
-        let field = format!("rootfs[{index}]");
+    fn new(field: &str, mount: &Mount, directory: &str) -> Result<Self> {
         let source = match mount.type_.as_str() {
             "" => return Err(Failure::argument(format!("{field} has no type"))),
             "bind" => Source::Bind {
-                path: c_string(&field, &*mount.source)?,
+                path: c_string(field, &*mount.source)?,
                 recursive: true,
             },
             kind => {
-                let mut options = vec![(c"ro".into(), None)];
-                let source = match mount.source.strip_prefix("slot:") {
-                    Some(slot) => {
-                        // A pmem device: the host's page cache is the only copy.
-                        options.push((c"dax".into(), Some(c"always".into())));
-                        slot_device(&field, slot)?
+                let writable = mount.options.iter().any(|option| option == "rw");
+                let mut options = Vec::new();
+                if !writable {
+                    options.push((c"ro".into(), None));
+                }
+                let source = match SlotDevice::named(field, &mount.source)? {
+                    Some(device) => {
+                        options.extend(device.options());
+                        device.path
                     }
                     None => mount.source.clone(),
                 };
                 Source::New(FileSystem {
-                    kind: c_string(&field, kind)?,
-                    source: Some(c_string(&field, source)?),
+                    kind: c_string(field, kind)?,
+                    source: Some(c_string(field, source)?),
                     options,
                 })
             }
@@ -103,49 +141,9 @@ impl Layer {
         Ok(Self {
             label: mount.source.clone().into_bytes(),
             source,
-            directory: c_string(&field, format!("/run/layer{index}"))?,
+            directory: c_string(field, directory)?,
         })
     }
-}
-
-/// The block device behind a virtio-mmio slot, by the device tree in sysfs.
-/// Never by name order: the kernel numbers pmem devices as it finds them.
-fn slot_device(field: &str, slot: &str) -> Result<String> {
-    let number: u8 = slot
-        .parse()
-        .map_err(|_| Failure::argument(format!("{field}.source \"slot:{slot}\" has no number")))?;
-    let platform = format!("/sys/bus/platform/devices/virtio-mmio.{number}");
-    let absent = || Failure::not_found(format!("{field}.source: no block device in slot {number}"));
-    let device = child_named(Path::new(&platform), "virtio").ok_or_else(absent)?;
-    let block = if let Some(bus) = child_named(&device, "ndbus") {
-        let region = child_named(&bus, "region").ok_or_else(absent)?;
-        let namespace = child_named(&region, "namespace").ok_or_else(absent)?;
-        namespace.join("block")
-    } else {
-        device.join("block")
-    };
-    let mut entries =
-        fs::read_dir(&block).attempt(|| format!("look for the block device of slot {number}"))?;
-    let name = entries
-        .next()
-        .ok_or_else(absent)?
-        .attempt(|| format!("read {}", block.display()))?;
-    Ok(format!("/dev/{}", name.file_name().to_string_lossy()))
-}
-
-/// The first directory in `parent` whose name is `prefix` and a number.
-fn child_named(parent: &Path, prefix: &str) -> Option<std::path::PathBuf> {
-    fs::read_dir(parent)
-        .ok()?
-        .filter_map(std::result::Result::ok)
-        .find_map(|entry| {
-            let name = entry.file_name();
-            let number = name.to_str()?.strip_prefix(prefix)?;
-            let numbered = number
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || byte == b'.');
-            (numbered && !number.is_empty()).then(|| entry.path())
-        })
 }
 
 #[cfg(test)]
@@ -166,9 +164,34 @@ mod tests {
     #[test]
     fn rootfs_takes_layers_and_a_last_overlay() {
         let plan = RootPlan::new(&mounts(&["bind", "bind", "overlay"])).unwrap();
-        assert!(plan.overlay);
+        assert!(matches!(plan.overlay, Some(Upper::Memory)));
         assert_eq!(plan.layers.len(), 2);
-        assert!(!RootPlan::new(&mounts(&["bind"])).unwrap().overlay);
+        let plan = RootPlan::new(&mounts(&["bind"])).unwrap();
+        assert!(plan.overlay.is_none());
+    }
+
+    #[test]
+    fn upper_is_the_last_before_the_overlay_or_refused() {
+        let mut rootfs = mounts(&["bind", "bind", "overlay"]);
+        rootfs[1].target = UPPER_TARGET.into();
+        let plan = RootPlan::new(&rootfs).unwrap();
+        assert_eq!(plan.layers.len(), 1);
+        assert!(matches!(plan.overlay, Some(Upper::FileSystem(_))));
+        rootfs.swap(0, 1);
+        assert!(RootPlan::new(&rootfs).is_err());
+        assert!(RootPlan::new(&rootfs[..1]).is_err());
+    }
+
+    #[test]
+    fn file_system_is_read_only_unless_it_says_otherwise() {
+        let mut rootfs = mounts(&["ext4"]);
+        let options = |rootfs: &[Mount]| match &RootPlan::new(rootfs).unwrap().layers[0].source {
+            Source::New(system) => system.options.len(),
+            Source::Bind { .. } => panic!("a bind mount"),
+        };
+        assert_eq!(options(&rootfs), 1);
+        rootfs[0].options = vec!["rw".into()];
+        assert_eq!(options(&rootfs), 0);
     }
 
     #[test]
@@ -183,11 +206,5 @@ mod tests {
         ] {
             assert!(RootPlan::new(&mounts(kinds)).is_err(), "{kinds:?}");
         }
-    }
-
-    #[test]
-    fn slot_without_number_is_refused_and_without_device_not_found() {
-        assert!(slot_device("rootfs[0]", "x").is_err());
-        assert!(slot_device("rootfs[0]", "250").is_err());
     }
 }

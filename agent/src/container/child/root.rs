@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  /run (own tmpfs) ─┬─ layer0, layer1, … ──┐ lowerdir
-//!                    ├─ upper, work ────────┴─▶ root (overlay) ──pivot──▶ /
+//!                    └─ writable/upper, work ┴▶ root (overlay) ──pivot──▶ /
 //! ```
 
 use std::ffi::CStr;
@@ -31,7 +31,7 @@ use crate::container::devices::{self, DevicePlan};
 use crate::container::mounts::{FileSystem, MountPlan, Source};
 use crate::container::paths::InRoot;
 use crate::container::plan::ContainerPlan;
-use crate::container::rootfs::{Layer, RootPlan};
+use crate::container::rootfs::{Layer, RootPlan, Upper};
 use crate::sys::{self, MountAttributes};
 
 /// Assembles the root with everything mounted in it.
@@ -123,8 +123,14 @@ fn assemble(plan: &RootPlan) -> Result<OwnedFd, Fault<'_>> {
         uppermost.get_or_insert(tree);
     }
     let uppermost = uppermost.ok_or(Errno::NODEV).step("mount layer", b"")?;
-    if !plan.overlay {
+    let Some(upper) = &plan.overlay else {
         return Ok(uppermost);
+    };
+    match upper {
+        Upper::Memory => make_directory(WRITABLE).step("make directory", b"/run/writable")?,
+        Upper::FileSystem(layer) => {
+            mount_layer(layer).step("mount the writable layer", &layer.label)?;
+        }
     }
     overlay(plan).step("mount overlay", b"/")
 }
@@ -139,15 +145,29 @@ fn mount_layer(layer: &Layer) -> Result<OwnedFd, Errno> {
     Ok(tree)
 }
 
+/// Where the file system lies that an overlay writes to.
+const WRITABLE: &CStr = c"/run/writable";
+const UPPER: &CStr = c"/run/writable/upper";
+const WORK: &CStr = c"/run/writable/work";
+const ROOT: &CStr = c"/run/root";
+
+fn make_directory(path: &CStr) -> Result<(), Errno> {
+    mkdir(path, Mode::from_raw_mode(0o755))
+}
+
 fn overlay(plan: &RootPlan) -> Result<OwnedFd, Errno> {
-    const UPPER: &CStr = c"/run/upper";
-    const WORK: &CStr = c"/run/work";
-    const ROOT: &CStr = c"/run/root";
-    for directory in [UPPER, WORK, ROOT] {
-        mkdir(directory, Mode::from_raw_mode(0o755))?;
+    make_directory(ROOT)?;
+    // What an earlier container has written stays.
+    let new = match make_directory(UPPER) {
+        Err(Errno::EXIST) => false,
+        result => result.map(|()| true)?,
+    };
+    match make_directory(WORK) {
+        Err(Errno::EXIST) => {}
+        result => result?,
     }
     // The merged root has the upper directory's owner and mode.
-    if let Some(layer) = plan.layers.first() {
+    if let (true, Some(layer)) = (new, plan.layers.first()) {
         let of = stat(&*layer.directory)?;
         chmod(UPPER, Mode::from_raw_mode(of.st_mode))?;
         chown(
