@@ -42,6 +42,8 @@ pub struct Bundle {
     pub spec: Spec,
     /// The root file system, absolute.
     pub root: PathBuf,
+    /// The bundle itself, which paths in it are relative to.
+    pub directory: PathBuf,
 }
 
 impl Bundle {
@@ -75,6 +77,7 @@ impl Bundle {
             .ok_or_else(|| missing("root.path"))?;
         Ok(Self {
             root: directory.join(&root.path),
+            directory: directory.into(),
             spec,
         })
     }

@@ -1,20 +1,26 @@
-//! What a container sees of the host: its root and its bind mounts become
-//! shares, everything else is the guest's own.
+//! What a container sees of the host: directories and files become shares,
+//! images and block devices become disks, everything else is the guest's own.
 //!
 //! A share is the mount that the engine has prepared, held by a descriptor
-//! from here on: its path is looked up once.
+//! from here on: its path is looked up once. So is a disk's.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use protocol::agent::share_path;
+use protocol::agent::{is_disk_format, share_path};
 use protocol::broker::Policy;
+use protocol::control::BlockLimits;
 use protocol::oci::{Mount, Spec};
 use rustix::fs::{CWD, FileType, fstat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::broker::SharedTree;
+use crate::bundle::Bundle;
+use crate::disks::{Disk, DiskError, FileKind, Format};
+use crate::root::{self, RootError, RootSource, UpperSource};
+use crate::rootfs::{FIRST_IMAGE_SLOT, RootFs, SlotFileSystem, Upper};
 
 /// A mount that cannot be had in a guest.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +59,32 @@ pub enum MountError {
         /// Its type.
         kind: String,
     },
-    /// A bind mount from nowhere.
-    #[error("mount {destination} is a bind mount without a source")]
+    /// A disk to be mounted.
+    #[error("mount {destination}")]
+    Disk {
+        /// Where the container wants it.
+        destination: String,
+        /// What is wrong with it.
+        source: DiskError,
+    },
+    /// A block device as a node.
+    #[error(
+        "linux.devices: {path} would be the guest's block device {major}:{minor}, not the host's; \
+         mount the file system on it instead (a mount with its type and the device as source)"
+    )]
+    Node {
+        /// Its path in the container.
+        path: String,
+        /// Its numbers.
+        major: i64,
+        /// Its numbers.
+        minor: i64,
+    },
+    /// The root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// A bind mount or a disk from nowhere.
+    #[error("mount {destination} has no source")]
     NoSource {
         /// Where the container wants it.
         destination: String,
@@ -73,45 +103,244 @@ const OWN: [&str; 8] = [
     "hugetlbfs",
 ];
 
-/// A container's shares, and its configuration with the guest's names of them.
+/// What a container gets of the host, and its configuration with the guest's
+/// names of it.
 #[derive(Debug)]
 pub struct Plan {
     /// What the guest's agent is told.
     pub spec: Spec,
-    /// What the broker is told; the first is the root.
+    /// The root file system.
+    pub root: RootFs,
+    /// What the broker is told; a root that is shared is the first.
     pub trees: Vec<SharedTree>,
+    /// EROFS images.
+    pub images: Vec<File>,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// How fast each disk may be.
+    pub limits: BlockLimits,
 }
 
-/// Opens the root and the bind mounts of `spec`.
+/// Images and disks as they are found. Disks have the slots behind all images,
+/// so their numbers are known at the end only.
+#[derive(Debug, Default)]
+struct Devices {
+    images: Vec<File>,
+    disks: Vec<Disk>,
+}
+
+/// A device's place among its kind.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Image(usize),
+    Disk(usize),
+}
+
+impl Devices {
+    fn add(
+        &mut self,
+        path: &Path,
+        format: Format,
+        read_only: bool,
+        identity: &str,
+    ) -> Result<Place, DiskError> {
+        let read_only = read_only || format.is_read_only();
+        let disk = Disk::open(path, read_only, identity)?;
+        // Pages of a file can be mapped by all guests alike.
+        if format.is_read_only() && FileKind::of(path)? == FileKind::Image {
+            self.images.push(disk.image);
+            return Ok(Place::Image(self.images.len() - 1));
+        }
+        self.disks.push(disk);
+        Ok(Place::Disk(self.disks.len() - 1))
+    }
+
+    fn slot(&self, place: Place) -> usize {
+        match place {
+            Place::Image(index) => FIRST_IMAGE_SLOT + index,
+            Place::Disk(index) => FIRST_IMAGE_SLOT + self.images.len() + index,
+        }
+    }
+}
+
+/// Opens the root and the mounts of a bundle.
 ///
 /// # Errors
 ///
 /// [`MountError`] names the mount.
-pub fn plan(mut spec: Spec, root: &Path) -> Result<Plan, MountError> {
-    let tree = open(root, "/", true)?;
-    if kind_of(&tree, root, "/")? != FileType::Directory {
-        return Err(MountError::Open {
-            path: root.into(),
-            destination: "/".into(),
-            source: io::ErrorKind::NotADirectory.into(),
-        });
+pub fn plan(bundle: Bundle) -> Result<Plan, MountError> {
+    let Bundle {
+        mut spec,
+        root,
+        directory,
+    } = bundle;
+    refuse_nodes(&spec)?;
+    let source = RootSource::declared(&spec, &directory, &root)?;
+    let limits = root::limits(&spec.annotations)?;
+    let mut devices = Devices::default();
+    let mut trees = Vec::new();
+    let shares_root = matches!(
+        source,
+        RootSource::Directory | RootSource::Layers(_, Some(UpperSource::Directory))
+    );
+    if shares_root {
+        trees.push(root_tree(&root)?);
     }
-    let mut trees = vec![SharedTree {
-        policy: Policy::Exclusive,
-        tree,
-        // Mount points may have to be made in it; the agent closes it then.
-        read_only: false,
-    }];
+    let root = add_root(&mut devices, &source, &spec).map_err(RootError::from)?;
     let mut shared = 0;
-    for mount in &mut spec.mounts {
-        if let Some(tree) = share(mount)? {
+    let mut mounted = Vec::new();
+    for (index, mount) in spec.mounts.iter_mut().enumerate() {
+        if let Some(place) = disk(&mut devices, mount, index)? {
+            mounted.push((index, place));
+        } else if let Some(tree) = share(mount)? {
             mount.source = Some(share_path(Policy::Shared, shared));
             mount.kind = Some("bind".into());
             shared += 1;
             trees.push(tree);
         }
     }
-    Ok(Plan { spec, trees })
+    for (index, place) in mounted {
+        spec.mounts[index].source = Some(format!("slot:{}", devices.slot(place)));
+    }
+    Ok(Plan {
+        spec,
+        root: root.settle(&devices),
+        trees,
+        images: devices.images,
+        disks: devices.disks,
+        limits,
+    })
+}
+
+/// The numbers of a block device mean another device in the guest.
+fn refuse_nodes(spec: &Spec) -> Result<(), MountError> {
+    let devices = spec.linux.iter().flat_map(|linux| &linux.devices);
+    match devices.into_iter().find(|device| device.kind == "b") {
+        None => Ok(()),
+        Some(device) => Err(MountError::Node {
+            path: device.path.clone(),
+            major: device.major,
+            minor: device.minor,
+        }),
+    }
+}
+
+fn root_tree(root: &Path) -> Result<SharedTree, MountError> {
+    Ok(SharedTree {
+        policy: Policy::Exclusive,
+        tree: open(root, "/", true)?,
+        // Mount points may have to be made in it; the agent closes it then.
+        read_only: false,
+    })
+}
+
+/// A root whose devices have no slots yet.
+enum DraftRoot {
+    Shared,
+    Disk(Place, Format, bool),
+    Layers(Vec<Place>, Option<DraftUpper>),
+}
+
+enum DraftUpper {
+    Memory,
+    Directory,
+    Disk(Place, Format),
+}
+
+fn add_root(
+    devices: &mut Devices,
+    source: &RootSource,
+    spec: &Spec,
+) -> Result<DraftRoot, DiskError> {
+    let read_only = spec.root.as_ref().is_some_and(|root| root.readonly);
+    Ok(match source {
+        RootSource::Directory => DraftRoot::Shared,
+        RootSource::Disk(path, format) => DraftRoot::Disk(
+            devices.add(path, *format, read_only, "root")?,
+            *format,
+            read_only,
+        ),
+        RootSource::Layers(paths, upper) => {
+            let layers = paths
+                .iter()
+                .map(|path| devices.add(path, Format::EROFS, true, "layer"))
+                .collect::<Result<_, _>>()?;
+            let upper = match upper {
+                None => None,
+                Some(UpperSource::Memory) => Some(DraftUpper::Memory),
+                Some(UpperSource::Directory) => Some(DraftUpper::Directory),
+                Some(UpperSource::Disk(path, format)) => Some(DraftUpper::Disk(
+                    devices.add(path, *format, false, "upper")?,
+                    *format,
+                )),
+            };
+            DraftRoot::Layers(layers, upper)
+        }
+    })
+}
+
+impl DraftRoot {
+    fn settle(self, devices: &Devices) -> RootFs {
+        let system = |place, format: Format, writable| SlotFileSystem {
+            slot: devices.slot(place),
+            format,
+            writable,
+        };
+        match self {
+            Self::Shared => RootFs::Share(Policy::Exclusive, 0),
+            Self::Disk(place, format, read_only) => RootFs::Disk(system(place, format, !read_only)),
+            Self::Layers(layers, upper) => RootFs::Layers(
+                layers
+                    .into_iter()
+                    .map(|place| system(place, Format::EROFS, false))
+                    .collect(),
+                upper.map(|upper| match upper {
+                    DraftUpper::Memory => Upper::Memory,
+                    DraftUpper::Directory => Upper::Share(Policy::Exclusive, 0),
+                    DraftUpper::Disk(place, format) => Upper::Disk(system(place, format, true)),
+                }),
+            ),
+        }
+    }
+}
+
+/// The disk behind a mount, `None` if it has none.
+fn disk(devices: &mut Devices, mount: &Mount, index: usize) -> Result<Option<Place>, MountError> {
+    let kind = mount.kind.as_deref().unwrap_or_default();
+    let is_bind = mount
+        .options
+        .iter()
+        .any(|option| matches!(option.as_str(), "bind" | "rbind"));
+    if is_bind || !is_disk_format(kind) {
+        return Ok(None);
+    }
+    let destination = || mount.destination.clone();
+    let failed = |source| MountError::Disk {
+        destination: destination(),
+        source,
+    };
+    let Some(source) = mount.source.as_deref().filter(|source| !source.is_empty()) else {
+        return Err(MountError::NoSource {
+            destination: destination(),
+        });
+    };
+    let format = Format::parse("type", kind).map_err(failed)?;
+    let place = devices.add(
+        Path::new(source),
+        format,
+        is_read_only(mount),
+        &format!("mount{index}"),
+    );
+    place.map(Some).map_err(failed)
+}
+
+/// The last word counts, as with mount(8).
+fn is_read_only(mount: &Mount) -> bool {
+    let last = mount
+        .options
+        .iter()
+        .rfind(|option| matches!(option.as_str(), "ro" | "rw"));
+    last.is_some_and(|option| option == "ro")
 }
 
 /// The share behind a mount, `None` if it is the guest's own.
@@ -150,15 +379,10 @@ fn share(mount: &Mount) -> Result<Option<SharedTree>, MountError> {
             kind,
         });
     }
-    // The last word counts, as with mount(8).
-    let last = mount
-        .options
-        .iter()
-        .rfind(|option| matches!(option.as_str(), "ro" | "rw"));
     Ok(Some(SharedTree {
         policy: Policy::Shared,
         tree,
-        read_only: last.is_some_and(|option| option == "ro"),
+        read_only: is_read_only(mount),
     }))
 }
 
@@ -203,6 +427,22 @@ mod tests {
         assert!(share(&mount("tmpfs", "tmpfs", &[])).unwrap().is_none());
         let error = share(&mount("nfs", "server:/x", &[])).unwrap_err();
         assert!(error.to_string().contains("\"nfs\""), "{error}");
+    }
+
+    #[test]
+    fn block_device_nodes_are_refused_with_their_numbers() {
+        let spec = |kind: &str| -> Spec {
+            let device =
+                format!(r#"{{"path": "/dev/x", "type": "{kind}", "major": 8, "minor": 1}}"#);
+            let text = format!(r#"{{"linux": {{"devices": [{device}]}}}}"#);
+            serde_json::from_str(&text).unwrap()
+        };
+        assert!(refuse_nodes(&spec("c")).is_ok());
+        let error = refuse_nodes(&spec("b")).unwrap_err().to_string();
+        assert!(
+            error.contains("/dev/x would be the guest's block device 8:1"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -25,16 +25,15 @@ use std::time::Duration;
 
 use protobuf::{Message, MessageField};
 use protocol::agent::api::{
-    CreateTaskRequest, DeleteRequest, KillRequest, Mount, ResizePtyRequest, StartRequest,
+    CreateTaskRequest, DeleteRequest, KillRequest, ResizePtyRequest, StartRequest,
 };
 use protocol::agent::events::TaskExit;
 use protocol::agent::sandbox::{
     NextEventsRequest, OnlineCpusRequest, SandboxClient, TimelineRequest,
 };
 use protocol::agent::task::TaskClient;
-use protocol::agent::{SPEC_TYPE_URL, share_path, topics};
-use protocol::broker::Policy;
-use protocol::control::{Exit, ExitReason, FromVmm};
+use protocol::agent::{SPEC_TYPE_URL, topics};
+use protocol::control::{BlockEngine, BlockLimits, Exit, ExitReason, FromVmm};
 use protocol::oci;
 use protocol::stream::{HostPort, StreamAddress};
 use protocol::timeline::{GuestClock, Point};
@@ -45,6 +44,8 @@ use ttrpc::context::Context;
 
 use crate::assets::{AssetError, Assets};
 use crate::broker::{Broker, BrokerError, SharedTree};
+use crate::disks::Disk;
+use crate::rootfs::{RootFs, root_mounts};
 use crate::size::ByteSize;
 use crate::vmm::{Machine, Vmm, VmmError};
 
@@ -113,24 +114,18 @@ pub struct SandboxConfig {
     pub memory: ByteSize,
     /// Most processors.
     pub vcpus: u8,
-    /// The container's read-only layers, uppermost first, as EROFS images.
-    pub layers: Vec<File>,
+    /// EROFS images, in the slots from [`crate::rootfs::FIRST_IMAGE_SLOT`].
+    pub images: Vec<File>,
+    /// Disks, in the slots behind the images'.
+    pub disks: Vec<Disk>,
+    /// How fast each disk may be.
+    pub limits: BlockLimits,
     /// What is shared of the host.
     pub trees: Vec<SharedTree>,
     /// Where the boot log goes.
     pub console: Option<File>,
     /// Words for the kernel's command line.
     pub kernel_arguments: Vec<String>,
-}
-
-/// A container's root file system.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum RootFs {
-    /// The sandbox's first so many layers, with a writable layer in guest
-    /// memory above them unless the container wants it read-only.
-    Layers(usize),
-    /// A share.
-    Share(Policy, usize),
 }
 
 /// Standard streams that a process is to have.
@@ -166,7 +161,14 @@ pub struct ContainerExit {
 type End = Result<Exit, Arc<VmmError>>;
 
 /// What the VMM said when the guest began to run.
-type Running = Arc<Mutex<Option<(GuestClock, Vec<Point>)>>>;
+type Running = Arc<Mutex<Option<Started>>>;
+
+#[derive(Clone, Debug)]
+struct Started {
+    clock: GuestClock,
+    points: Vec<Point>,
+    disks: Option<BlockEngine>,
+}
 
 /// A running sandbox. Dropping it ends everything in it.
 pub struct Sandbox {
@@ -200,9 +202,17 @@ impl Monitor {
     async fn run(self) {
         let end = loop {
             match self.vmm.next().await {
-                Ok(FromVmm::Running { clock, points }) => {
-                    *self.running.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some((clock, points));
+                Ok(FromVmm::Running {
+                    clock,
+                    points,
+                    disks,
+                }) => {
+                    let started = Started {
+                        clock,
+                        points,
+                        disks,
+                    };
+                    *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
                 }
                 Ok(FromVmm::Probed(_)) => {}
                 Ok(FromVmm::Exited(exit)) => break Ok(exit),
@@ -236,13 +246,15 @@ impl Sandbox {
             (Some(broker), fs)
         };
         let mut pmem = vec![os_layer.as_fd()];
-        pmem.extend(config.layers.iter().map(AsFd::as_fd));
+        pmem.extend(config.images.iter().map(AsFd::as_fd));
         vmm.start(&Machine {
             memory: config.memory.0,
             vcpus: config.vcpus,
             kvm: kvm.as_fd(),
             kernel: kernel.as_fd(),
             pmem,
+            disks: &config.disks,
+            limits: config.limits,
             fs: &fs,
             streams: vec![(HostPort::AGENT, guest.as_fd())],
             console: config.console.as_ref().map(AsFd::as_fd),
@@ -280,16 +292,15 @@ impl Sandbox {
         &self,
         id: &str,
         spec: &oci::Spec,
-        root: RootFs,
+        root: &RootFs,
         stdio: StdioRequest,
     ) -> Result<Stdio, SandboxError> {
         let (request_stdin, stdin) = self.optional_stream(stdio.stdin).await?;
         let (request_stdout, stdout) = self.stream().await?;
         let (request_stderr, stderr) = self.optional_stream(!stdio.terminal).await?;
-        let read_only = spec.root.as_ref().is_some_and(|root| root.readonly);
         let request = CreateTaskRequest {
             id: id.into(),
-            rootfs: root_mounts(root, read_only),
+            rootfs: root_mounts(root),
             terminal: stdio.terminal,
             stdin: request_stdin,
             stdout: request_stdout,
@@ -452,12 +463,10 @@ impl Sandbox {
         let request = TimelineRequest::default();
         let call = self.agent.timeline(Context::default(), &request);
         let guest = self.call("report its timeline", call).await?;
-        let known = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let Some((clock, mut points)) = known else {
+        let Some(Started {
+            clock, mut points, ..
+        }) = self.started()
+        else {
             return Ok(Vec::new());
         };
         points.extend(guest.points.into_iter().map(|point| Point {
@@ -465,6 +474,19 @@ impl Sandbox {
             name: point.name,
         }));
         Ok(points)
+    }
+
+    /// What serves the disks, once the guest runs and if it has disks.
+    #[must_use]
+    pub fn disk_engine(&self) -> Option<BlockEngine> {
+        self.started()?.disks
+    }
+
+    fn started(&self) -> Option<Started> {
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits for the end of the file broker, which the guest feels as I/O
@@ -560,38 +582,6 @@ impl Drop for Sandbox {
     }
 }
 
-/// The layers as the agent wants them told (protocol::agent): OS layer in
-/// slot 0, the container's layers from slot 1.
-fn root_mounts(root: RootFs, read_only: bool) -> Vec<Mount> {
-    let layers = match root {
-        RootFs::Layers(layers) => layers,
-        RootFs::Share(policy, number) => {
-            return vec![Mount {
-                type_: "bind".into(),
-                source: share_path(policy, number),
-                ..Mount::default()
-            }];
-        }
-    };
-    let mut mounts: Vec<Mount> = (1..=layers)
-        .map(|slot| Mount {
-            type_: "erofs".into(),
-            source: format!("slot:{slot}"),
-            options: vec!["ro".into()],
-            ..Mount::default()
-        })
-        .collect();
-    if !read_only || layers > 1 {
-        mounts.push(Mount {
-            type_: "overlay".into(),
-            source: "overlay".into(),
-            options: vec![if read_only { "ro".into() } else { "rw".into() }],
-            ..Mount::default()
-        });
-    }
-    mounts
-}
-
 fn spec_any(spec: &oci::Spec) -> Result<protobuf::well_known_types::any::Any, SandboxError> {
     let value = serde_json::to_vec(spec).map_err(|error| SandboxError::Host {
         act: "write the container's configuration as JSON".into(),
@@ -641,25 +631,4 @@ pub fn open_kvm() -> Result<File, SandboxError> {
         };
         SandboxError::Host { act: act.into(), source }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn root_of_one_read_only_layer_needs_no_overlay() {
-        let kinds = |layers, read_only| -> Vec<String> {
-            root_mounts(RootFs::Layers(layers), read_only)
-                .into_iter()
-                .map(|mount| format!("{} {} {}", mount.type_, mount.source, mount.options[0]))
-                .collect()
-        };
-        assert_eq!(kinds(1, true), ["erofs slot:1 ro"]);
-        assert_eq!(kinds(1, false), ["erofs slot:1 ro", "overlay overlay rw"]);
-        assert_eq!(
-            kinds(2, true),
-            ["erofs slot:1 ro", "erofs slot:2 ro", "overlay overlay ro"]
-        );
-    }
 }

@@ -16,14 +16,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::control::{
-    self, ControlError, Fd, FromVmm, FsConfig, MAX_DESCRIPTORS, MachineConfig, PmemConfig,
-    StreamConfig, ToVmm,
+    self, BlockConfig, BlockLimits, ControlError, Fd, FromVmm, FsConfig, MAX_DESCRIPTORS,
+    MachineConfig, PmemConfig, StreamConfig, ToVmm,
 };
 use protocol::stream::HostPort;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::broker::FsDevice;
+use crate::disks::Disk;
 pub(crate) use sys::watch;
 
 /// Something that went wrong with the VMM process.
@@ -84,6 +85,10 @@ pub struct Machine<'a> {
     pub kernel: BorrowedFd<'a>,
     /// Read-only images, slot 0 first.
     pub pmem: Vec<BorrowedFd<'a>>,
+    /// Disks, in the slots behind.
+    pub disks: &'a [Disk],
+    /// How fast each disk may be.
+    pub limits: BlockLimits,
     /// Directory devices.
     pub fs: &'a [FsDevice],
     /// Streams that exist from the first instruction.
@@ -164,6 +169,16 @@ impl Vmm {
                 .pmem
                 .iter()
                 .map(|&image| PmemConfig { image: add(image) })
+                .collect(),
+            block: machine
+                .disks
+                .iter()
+                .map(|disk| BlockConfig {
+                    image: add(disk.image.as_fd()),
+                    read_only: disk.read_only,
+                    identity: disk.identity.clone(),
+                    limits: machine.limits,
+                })
                 .collect(),
             fs: machine
                 .fs

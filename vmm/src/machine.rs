@@ -13,7 +13,7 @@ use std::sync::Arc;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use protocol::broker::Policy;
-use protocol::control::{Fd, MachineConfig, Probe};
+use protocol::control::{BlockEngine, ExitReason, Fd, MachineConfig, Probe};
 use protocol::timeline::{self, ClockPair, GuestClock, Point, tsc};
 use vm_memory::{GuestAddress, GuestMemoryError};
 use vmm_sys_util::epoll::Epoll;
@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::arch::x86_64::{IDENTITY_MAP, TSS, cpuid, mptable, registers, zero_page};
 use crate::boot::command_line::{self, Boot, CommandLineError};
 use crate::boot::elf::{self, KernelError};
+use crate::devices::block::{Block, BlockSettings, DiskError, Engine};
 use crate::devices::console::Console;
 use crate::devices::fs::{self, Fs, FsFront, Server};
 use crate::devices::pmem::{ImageError, Pmem};
@@ -30,7 +31,7 @@ use crate::devices::vsock::Vsock;
 use crate::judge::{self, JudgeError};
 use crate::kvm::{self, IrqLine, Window};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::slots::{FIRST_ADDRESS, NoSlot, Occupant, Slot, Slots};
+use crate::slots::{FIRST_ADDRESS, NoSlot, OWN_SLOTS, Occupant, Slot, Slots};
 use crate::vcpu::{Board, Ending, Vcpu};
 use crate::virtio::Interrupt;
 
@@ -83,6 +84,14 @@ pub enum BuildError {
         index: usize,
         /// Why not.
         source: ImageError,
+    },
+    /// A disk.
+    #[error("attach disk {identity}")]
+    Disk {
+        /// Which.
+        identity: String,
+        /// Why not.
+        source: DiskError,
     },
     /// Too many devices.
     #[error(transparent)]
@@ -207,6 +216,9 @@ pub fn probe(kvm: OwnedFd) -> Result<Probe, BuildError> {
 /// A worker of a directory device, not yet running.
 type FsWorker = (Arc<Slot<Fs>>, Server);
 
+/// A disk and its engine, not yet running.
+type DiskWorker = (Arc<Slot<Block>>, Engine);
+
 /// A machine, complete, its first instruction not yet executed.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -214,6 +226,7 @@ pub(crate) struct Machine {
     core: Core,
     vcpus: Vec<Vcpu>,
     fs: Vec<FsWorker>,
+    disks: Vec<DiskWorker>,
     entry: GuestAddress,
     board: Board,
     vsock: Arc<Slot<Vsock>>,
@@ -248,6 +261,7 @@ impl Machine {
         let entry = elf::load(core.memory.ram(), &kernel)?;
         let boot = Boot {
             vcpus: config.vcpus,
+            devices: OWN_SLOTS + config.pmem.len() + config.block.len() + config.fs.len(),
             verbose: config.console.is_some(),
             arguments: &config.kernel_arguments,
         };
@@ -264,6 +278,7 @@ impl Machine {
         let (host, bytes) = (registers.host_address(), registers.bytes() as u64);
         core.map(FIRST_ADDRESS, host, bytes, true)?;
         attach_images(&mut core, &mut slots, config, descriptors)?;
+        let disks = attach_disks(&core.vm, &mut slots, config, descriptors)?;
         attach(&core.vm, &mut slots, device(Rng::new())?)?;
         let mut streams = Vsock::new(poller);
         for stream in &config.streams {
@@ -293,6 +308,7 @@ impl Machine {
             core,
             vcpus,
             fs,
+            disks,
             entry,
             board,
             vsock,
@@ -313,6 +329,15 @@ impl Machine {
     /// The device with the streams.
     pub(crate) fn vsock(&self) -> &Arc<Slot<Vsock>> {
         &self.vsock
+    }
+
+    /// What performs the disks' requests; where it is the lesser engine for one
+    /// of them, that.
+    pub(crate) fn disk_engine(&self) -> Option<BlockEngine> {
+        let engines = || self.disks.iter().map(|(_, engine)| engine.describe());
+        engines()
+            .find(|engine| *engine != BlockEngine::IoUring)
+            .or_else(|| engines().next())
     }
 
     /// How the guest's time stamps map to the host's clock.
@@ -357,6 +382,19 @@ impl Machine {
                     source,
                 }
             })?;
+        }
+        for (slot, engine) in self.disks.drain(..) {
+            let ending = self.board.ending.clone();
+            let failed = move |error| {
+                let message = format!("serve a disk: {error}");
+                ending.tell(ExitReason::Failed { message });
+            };
+            engine
+                .start(slot, self.board.ram.clone(), failed)
+                .map_err(|source| BuildError::System {
+                    act: "start a disk's thread",
+                    source,
+                })?;
         }
         for vcpu in self.vcpus.drain(..).rev() {
             vcpu.start(self.board.clone())
@@ -403,6 +441,37 @@ fn attach_images(
         attach(&core.vm, slots, device(pmem)?)?;
     }
     Ok(())
+}
+
+/// Disks, each with the best engine that the host allows.
+fn attach_disks(
+    vm: &Arc<VmFd>,
+    slots: &mut Slots,
+    config: &MachineConfig,
+    descriptors: &mut Descriptors,
+) -> Result<Vec<DiskWorker>, BuildError> {
+    let mut workers = Vec::with_capacity(config.block.len());
+    for disk in &config.block {
+        let settings = BlockSettings {
+            read_only: disk.read_only,
+            identity: disk.identity.clone(),
+            limits: disk.limits,
+            vcpus: config.vcpus,
+        };
+        let image = File::from(descriptors.take(disk.image)?);
+        let block = Block::new(image, &settings).map_err(|source| BuildError::Disk {
+            identity: disk.identity.clone(),
+            source,
+        })?;
+        let engine = Engine::new().map_err(|source| BuildError::System {
+            act: "set up io_uring for a disk",
+            source,
+        })?;
+        let slot = device(block)?;
+        attach(vm, slots, slot.clone())?;
+        workers.push((slot, engine));
+    }
+    Ok(workers)
 }
 
 /// Directories: a device for each policy, a worker for each channel.

@@ -110,7 +110,11 @@ impl Session<'_> {
             .enter(&mut machine)
             .and_then(|()| self.serve(&machine))
             .unwrap_or_else(|reason| reason);
-        self.report(&machine, reason)
+        let exit = self.report(&machine, reason);
+        // Threads of the devices may still be at work in guest memory, until
+        // the process ends, which it is about to do.
+        std::mem::forget(machine);
+        exit
     }
 
     /// Reports that the machine runs, and runs it.
@@ -134,6 +138,7 @@ impl Session<'_> {
         let running = FromVmm::Running {
             clock,
             points: std::mem::take(&mut self.points),
+            disks: machine.disk_engine(),
         };
         send(self.control, &running, &[]).map_err(|error| lost(&error))?;
         machine.start().map_err(|error| fail(&error))

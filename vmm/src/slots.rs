@@ -5,8 +5,9 @@
 //! running machine will get devices without ACPI: fill a slot, let the agent
 //! bind it. Linux names the n-th declared slot `virtio-mmio.n`.
 //!
-//! Which device is where: image k in slot k, then entropy, vsock, console,
-//! then shared directories.
+//! Which device is where: image k in slot k, then disks, entropy, vsock,
+//! console, shared directories. There are fewer interrupt lines than slots, so
+//! the last slots share theirs with the first: images, which raise none.
 
 #![deny(
     clippy::unwrap_used,
@@ -24,6 +25,7 @@ use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_VERSION}
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::arch::x86_64::IOAPIC_LINES;
 use crate::memory::GuestRam;
 use crate::registers::{PAGE, Page, Registers};
 use crate::virtio::transport::{
@@ -31,8 +33,12 @@ use crate::virtio::transport::{
 };
 use crate::virtio::{Chain, Device, Interrupt, Line};
 
-/// Slots of every machine: five images beside entropy, vsock and console.
-pub const SLOTS: usize = 8;
+/// Slots that a machine can have.
+pub const SLOTS: usize = 32;
+
+/// Slots that the kernel is told of at least; more only if there are devices in
+/// them, because an empty one costs a boot 0.2 ms.
+pub const LEAST_SLOTS: usize = 8;
 
 /// Slots that the machine's own devices take: entropy, vsock, console.
 pub const OWN_SLOTS: usize = 3;
@@ -41,6 +47,8 @@ pub const OWN_SLOTS: usize = 3;
 pub(crate) const FIRST_ADDRESS: GuestAddress = GuestAddress(0xd000_0000);
 const WINDOW: u64 = PAGE as u64;
 const FIRST_LINE: u32 = 5;
+/// Lines that slots have, up to the IOAPIC's last.
+const LINES: u32 = IOAPIC_LINES as u32 - FIRST_LINE;
 
 /// Position of a slot.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -65,7 +73,9 @@ impl SlotAddress {
     /// Interrupt line at the IOAPIC.
     pub(crate) fn line(self) -> u32 {
         u32::try_from(self.0)
-            .unwrap_or(u32::MAX)
+            .ok()
+            .and_then(|number| number.checked_rem(LINES))
+            .unwrap_or(0)
             .saturating_add(FIRST_LINE)
     }
 
@@ -164,6 +174,26 @@ impl<D: Device> Slot<D> {
         let retiring = transport.is_retiring();
         drop(transport);
         // Not under the lock: the driver's answer to an interrupt may want it.
+        if tell {
+            self.interrupt.used();
+        }
+        if retiring {
+            self.given_back.notify_all();
+        }
+    }
+
+    /// Returns chains with the bytes written to each, for one interrupt.
+    pub fn give_back_all(&self, chains: &mut Vec<(Lease, u32)>, ram: &GuestRam) {
+        if chains.is_empty() {
+            return;
+        }
+        let mut tell = false;
+        let mut transport = self.transport();
+        for (lease, length) in chains.drain(..) {
+            tell |= transport.give_back(lease, length, ram, &self.interrupt);
+        }
+        let retiring = transport.is_retiring();
+        drop(transport);
         if tell {
             self.interrupt.used();
         }
@@ -274,7 +304,8 @@ pub struct ShownRegisters(Page);
 /// More devices than slots.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "the machine has {SLOTS} device slots, {OWN_SLOTS} of them for itself, none left for this image"
+    "the machine has {SLOTS} device slots, {OWN_SLOTS} of them for itself, none left for another \
+     image, disk or directory"
 )]
 pub struct NoSlot;
 
@@ -385,11 +416,18 @@ mod tests {
             u32::from_le_bytes(data)
         };
         assert_eq!(read(0xd000_0000), MAGIC);
-        assert_eq!(read(0xd000_7004), 2);
-        assert_eq!(read(0xd000_7008), 0);
-        assert_eq!(read(0xd000_8000), u32::MAX);
+        assert_eq!(read(0xd001_f004), 2);
+        assert_eq!(read(0xd001_f008), 0);
+        assert_eq!(read(0xd002_0000), u32::MAX);
         assert_eq!(read(0xcfff_fffc), u32::MAX);
         assert_eq!(read(u64::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn lines_are_the_ioapics_and_shared_with_the_first_slots() {
+        let line = |slot| SlotAddress(slot).line();
+        assert_eq!((line(0), line(18)), (5, 23));
+        assert_eq!((line(19), line(SLOTS - 1)), (5, 17));
     }
 
     #[test]
@@ -401,6 +439,6 @@ mod tests {
         }
         let slot = Slot::new(crate::devices::rng::Rng::new()).unwrap();
         let error = slots.fill(Arc::new(slot)).unwrap_err();
-        assert!(error.to_string().contains("8 device slots"), "{error}");
+        assert!(error.to_string().contains("32 device slots"), "{error}");
     }
 }

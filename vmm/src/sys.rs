@@ -383,7 +383,8 @@ pub(crate) fn copy_range(
     usize::try_from(copied).map_err(|_| io::Error::last_os_error())
 }
 
-fn buffers(slices: &[GuestSlice<'_>]) -> Vec<libc::iovec> {
+/// The vectors of a call, as many as one takes.
+pub(crate) fn buffers(slices: &[GuestSlice<'_>]) -> Vec<libc::iovec> {
     slices
         .iter()
         .take(MOST_BUFFERS)

@@ -60,7 +60,8 @@ impl Ending {
             .take()
     }
 
-    fn tell(&self, reason: ExitReason) {
+    /// Ends the machine; the first reason counts.
+    pub(crate) fn tell(&self, reason: ExitReason) {
         let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(reason);
         drop(first);

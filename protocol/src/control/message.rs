@@ -1,5 +1,7 @@
 //! What is said: the machine's description, its streams, its end.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Policy;
@@ -37,6 +39,8 @@ pub enum FromVmm {
         clock: GuestClock,
         /// The VMM's points so far.
         points: Vec<Point>,
+        /// What performs the disks' requests, if there are disks.
+        disks: Option<BlockEngine>,
     },
     /// The machine has ended, or never began. The VMM's last message.
     Exited(Exit),
@@ -86,6 +90,8 @@ pub struct MachineConfig {
     /// Read-only images as virtio-pmem devices, in slot order from slot 0.
     /// The first is the OS layer and the guest's root.
     pub pmem: Vec<PmemConfig>,
+    /// Disks as virtio-blk devices, in the slots behind the images'.
+    pub block: Vec<BlockConfig>,
     /// Shared directories: one virtio-fs device for each policy, at most.
     pub fs: Vec<FsConfig>,
     /// Streams that exist before the guest runs.
@@ -102,6 +108,41 @@ pub struct MachineConfig {
 pub struct PmemConfig {
     /// The image: a regular file, opened read-only.
     pub image: Fd,
+}
+
+/// A disk in a slot.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BlockConfig {
+    /// The image, raw: a regular file or a block device, opened as it is to be
+    /// used. Whoever gives a writable one has locked it.
+    pub image: Fd,
+    /// No writes.
+    pub read_only: bool,
+    /// What the guest reads as the disk's serial; 20 bytes at most.
+    pub identity: String,
+    /// How fast it may be.
+    pub limits: BlockLimits,
+}
+
+/// How fast a disk may be, over all its queues.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BlockLimits {
+    /// Bytes read and written per second.
+    pub bytes_per_second: Option<NonZeroU64>,
+    /// Requests per second.
+    pub operations_per_second: Option<NonZeroU64>,
+}
+
+/// What performs the requests of a machine's disks.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum BlockEngine {
+    /// io_uring.
+    IoUring,
+    /// Threads, each with one request at a time: the host refuses io_uring.
+    Threads {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A virtio-fs device.

@@ -21,6 +21,7 @@ mod message;
 mod socket;
 
 pub use message::{
-    Exit, ExitReason, Fd, FromVmm, FsConfig, MachineConfig, PmemConfig, Probe, StreamConfig, ToVmm,
+    BlockConfig, BlockEngine, BlockLimits, Exit, ExitReason, Fd, FromVmm, FsConfig, MachineConfig,
+    PmemConfig, Probe, StreamConfig, ToVmm,
 };
 pub use socket::{ControlError, MAX_DESCRIPTORS, MAX_MESSAGE, pair, receive, send};

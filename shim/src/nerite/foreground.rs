@@ -7,14 +7,14 @@ use std::fs::File;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use protocol::control::ExitReason;
+use protocol::control::{BlockEngine, BlockLimits, ExitReason};
 use protocol::oci;
 use protocol::timeline::{KEEPER_DONE, KEEPER_EXIT, Point, VMM_SPAWNED};
 use shim::assets::Assets;
 use shim::broker::SharedTree;
-use shim::sandbox::{
-    ContainerExit, RootFs, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm,
-};
+use shim::disks::Disk;
+use shim::rootfs::RootFs;
+use shim::sandbox::{ContainerExit, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm};
 use shim::size::{ByteSize, Cpus};
 use shim::trace::Timeline;
 use shim::vmm::Vmm;
@@ -43,8 +43,14 @@ pub(crate) struct Foreground {
     pub(crate) spec: oci::Spec,
     /// Its root file system.
     pub(crate) root: RootFs,
-    /// Read-only layers of the sandbox, uppermost first.
-    pub(crate) layers: Vec<File>,
+    /// EROFS images of the sandbox.
+    pub(crate) images: Vec<File>,
+    /// Its disks.
+    pub(crate) disks: Vec<Disk>,
+    /// Some of them are written to.
+    pub(crate) writes_to_disks: bool,
+    /// How fast each disk may be.
+    pub(crate) limits: BlockLimits,
     /// What the sandbox shares of the host.
     pub(crate) trees: Vec<SharedTree>,
     /// Guest RAM.
@@ -126,6 +132,7 @@ impl Foreground {
                 () = forced(signals) => {}
             }
             self.mark(KEEPER_DONE);
+            self.unmount(sandbox, signals).await;
         }
         drop(raw);
         match exit {
@@ -183,6 +190,25 @@ impl Foreground {
         }
     }
 
+    /// Lets the guest write to its disks what it still holds back: without its
+    /// container it unmounts them.
+    async fn unmount(&self, sandbox: &Sandbox, signals: &mut Signals) {
+        if !self.writes_to_disks {
+            return;
+        }
+        let result = tokio::select! {
+            result = sandbox.delete(&self.id) => result,
+            () = forced(signals) => return,
+        };
+        if let Err(error) = result {
+            let error = error_chain(&error);
+            let error = output::printable(&error);
+            output::note(format_args!(
+                "nerite: the guest may not have written everything to its disks: {error}"
+            ));
+        }
+    }
+
     async fn start_sandbox(
         &mut self,
         vmm: Vmm,
@@ -199,7 +225,9 @@ impl Foreground {
         let config = SandboxConfig {
             memory: self.memory,
             vcpus: self.cpus.vcpus(),
-            layers: std::mem::take(&mut self.layers),
+            images: std::mem::take(&mut self.images),
+            disks: std::mem::take(&mut self.disks),
+            limits: self.limits,
             trees: std::mem::take(&mut self.trees),
             console,
             kernel_arguments: self.watch.kernel_argument.clone(),
@@ -212,11 +240,16 @@ impl Foreground {
             stdin: self.stdin,
             terminal: self.terminal(),
         };
-        let created = sandbox.create(&self.id, &self.spec, self.root, request);
+        let created = sandbox.create(&self.id, &self.spec, &self.root, request);
         let stdio = tokio::select! {
             stdio = created => stdio?,
             error = sandbox.broker_ended() => return Err(error.into()),
         };
+        if let Some(BlockEngine::Threads { reason }) = sandbox.disk_engine() {
+            output::note(format_args!(
+                "nerite: disks are slower than they could be: {reason}"
+            ));
+        }
         let vcpus = self.cpus.vcpus();
         if vcpus > 1 {
             sandbox.online_cpus(vcpus).await?;

@@ -3,12 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use protocol::broker::Policy;
 use protocol::oci::Resources;
 use protocol::timeline::{IMAGE_READY, Point};
 use shim::bundle::Bundle;
 use shim::mounts;
-use shim::sandbox::RootFs;
 use shim::size::{ByteSize, Cpus};
 
 use crate::cli::RunOptions;
@@ -37,12 +35,15 @@ pub(crate) fn run(options: RunOptions, start: Point) -> anyhow::Result<ExitCode>
     }
     let limit = memory_limit(&resources);
     let command = process.map(|process| process.args.join(" "));
-    let plan = mounts::plan(bundle.spec, &bundle.root)?;
+    let plan = mounts::plan(bundle)?;
     let foreground = Foreground {
         id: options.id,
         spec: plan.spec,
-        root: RootFs::Share(Policy::Exclusive, 0),
-        layers: Vec::new(),
+        root: plan.root,
+        images: plan.images,
+        writes_to_disks: plan.disks.iter().any(|disk| !disk.read_only),
+        disks: plan.disks,
+        limits: plan.limits,
         trees: plan.trees,
         memory: guest_memory(limit)?,
         limit,

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use protocol::control::BlockLimits;
 use protocol::timeline::{IMAGE_READY, Point};
 use rootfs_builder::image::{self, Cache, ImageConfig, PreparedImage};
-use shim::sandbox::RootFs;
+use shim::rootfs::RootFs;
 use shim::spec::{ContainerOptions, docker_like};
 
 use crate::cli::TryOptions;
@@ -33,8 +34,11 @@ pub(crate) fn run(options: TryOptions, start: Point) -> anyhow::Result<ExitCode>
         let foreground = Foreground {
             spec: docker_like(&container),
             id: attempt.id,
-            root: RootFs::Layers(1),
-            layers: vec![image.file],
+            root: RootFs::first_image(options.read_only),
+            images: vec![image.file],
+            disks: Vec::new(),
+            writes_to_disks: false,
+            limits: BlockLimits::default(),
             trees: Vec::new(),
             memory,
             limit: options.memory,

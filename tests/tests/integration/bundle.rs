@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use serde_json::{Value, json};
-use tests::{BUSYBOX, Outcome, run};
+use tests::{BUSYBOX, Outcome, nerite, run};
 
 /// What it takes to own files as root does.
 const CAPABILITIES: [&str; 5] = [
@@ -18,13 +18,13 @@ const CAPABILITIES: [&str; 5] = [
 ];
 
 /// A bundle in a directory of its own, with a copy of the busybox root.
-struct Bundle {
-    directory: tempfile::TempDir,
-    config: Value,
+pub(crate) struct Bundle {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) config: Value,
 }
 
 impl Bundle {
-    fn new(args: &[&str]) -> Self {
+    pub(crate) fn new(args: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let status = Command::new("cp")
             .args(["-a", BUSYBOX])
@@ -47,12 +47,12 @@ impl Bundle {
         Self { directory, config }
     }
 
-    fn shell(script: &str) -> Self {
+    pub(crate) fn shell(script: &str) -> Self {
         Self::new(&["sh", "-c", script])
     }
 
     /// A file in the root.
-    fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join("rootfs").join(path)
     }
 
@@ -63,15 +63,26 @@ impl Bundle {
         self.config["mounts"].as_array_mut().unwrap().push(mount);
     }
 
-    fn run(&self) -> Outcome {
+    pub(crate) fn run(&self) -> Outcome {
+        run(&["run", "--bundle", self.write(), "test"])
+    }
+
+    /// Starts it, its streams piped.
+    pub(crate) fn start(&self) -> Child {
+        nerite(&["run", "--bundle", self.write(), "test"])
+            .spawn()
+            .unwrap()
+    }
+
+    /// Writes the configuration; answers the bundle's path.
+    fn write(&self) -> &str {
         let text = serde_json::to_vec(&self.config).unwrap();
         fs::write(self.directory.path().join("config.json"), text).unwrap();
-        let bundle = self.directory.path().to_str().unwrap();
-        run(&["run", "--bundle", bundle, "test"])
+        self.directory.path().to_str().unwrap()
     }
 
     /// Runs a script to success; answers what it printed.
-    fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         let outcome = self.run();
         assert_eq!((outcome.status, &*outcome.stderr), (0, ""), "{outcome:?}");
         outcome.stdout

@@ -13,6 +13,7 @@ mod bad_input;
 mod basics;
 mod bundle;
 mod check;
+mod disks;
 mod isolation;
 mod leftovers;
 mod limits;

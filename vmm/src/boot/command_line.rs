@@ -3,13 +3,15 @@
 //! Each word says why it is there; whoever adds one measures the boot.
 
 use crate::arch::x86_64::COMMAND_LINE_LIMIT;
-use crate::slots::{SLOTS, SlotAddress};
+use crate::slots::{LEAST_SLOTS, SLOTS, SlotAddress};
 
 /// What the command line depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Boot<'a> {
     /// Processors that the machine may have.
     pub vcpus: u8,
+    /// Devices in slots, from the first.
+    pub devices: usize,
     /// Whether somebody reads the whole boot log.
     pub verbose: bool,
     /// Words appended at the end.
@@ -79,7 +81,8 @@ pub fn build(boot: &Boot<'_>) -> Result<String, CommandLineError> {
         // them up during boot costs more than the rest of it.
         words.push("maxcpus=1".into());
     }
-    words.extend((0..SLOTS).map(|slot| SlotAddress(slot).kernel_argument()));
+    let slots = boot.devices.clamp(LEAST_SLOTS, SLOTS);
+    words.extend((0..slots).map(|slot| SlotAddress(slot).kernel_argument()));
     for argument in boot.arguments {
         if argument.is_empty() || !argument.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CommandLineError::Argument {
@@ -103,6 +106,7 @@ mod tests {
     fn line(vcpus: u8, verbose: bool, arguments: &[String]) -> Result<String, CommandLineError> {
         build(&Boot {
             vcpus,
+            devices: 4,
             verbose,
             arguments,
         })
@@ -115,10 +119,24 @@ mod tests {
             .split(' ')
             .filter(|word| word.starts_with("virtio_mmio.device="))
             .collect();
-        assert_eq!(slots.len(), SLOTS);
+        assert_eq!(slots.len(), LEAST_SLOTS);
         assert_eq!(slots[0], "virtio_mmio.device=4K@0xd0000000:5");
         assert_eq!(slots[1], "virtio_mmio.device=4K@0xd0001000:6");
         assert!(!line.contains("maxcpus"));
+    }
+
+    #[test]
+    fn line_names_a_slot_for_each_device() {
+        let slots = |devices| {
+            let boot = Boot {
+                vcpus: 1,
+                devices,
+                verbose: false,
+                arguments: &[],
+            };
+            build(&boot).unwrap().matches("virtio_mmio.device=").count()
+        };
+        assert_eq!((slots(9), slots(SLOTS), slots(99)), (9, SLOTS, SLOTS));
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub trait Device: Send + fmt::Debug {
         false
     }
 
+    /// A driver begins, with these features.
+    fn activate(&mut self, _features: u64) {}
+
     /// Does all work that there is, on every queue, in bounded time.
     ///
     /// # Errors

@@ -391,6 +391,7 @@ impl<D: Device> Transport<D> {
             .collect();
         match rings {
             Some(rings) => {
+                self.device.activate(features);
                 self.state = State::Running(rings);
                 Request::Drain
             }
