@@ -11,6 +11,7 @@
     reason = "a panic is how a finding is reported"
 )]
 
+pub mod block;
 mod driver;
 mod input;
 mod memory;
@@ -33,6 +34,11 @@ mod tests {
             inputs += 1;
         }
         assert!(inputs > 0, "the corpus of {target} is empty");
+    }
+
+    #[test]
+    fn corpus_of_block_holds() {
+        replay("block", super::block::run);
     }
 
     #[test]
