@@ -37,6 +37,10 @@ struct BenchResult {
     phases: Vec<Phase>,
     memory: Vec<Memory>,
     sizes: Vec<Size>,
+    #[serde(default)]
+    files: Vec<FileWork>,
+    #[serde(default)]
+    disks: Vec<DiskWork>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +68,24 @@ struct Memory {
 struct Size {
     name: String,
     bytes: f64,
+}
+
+/// Work with files in a container's root, on the same directory.
+#[derive(Debug, Deserialize)]
+struct FileWork {
+    name: String,
+    runc_ms: f64,
+    nerite_ms: f64,
+    ratio: f64,
+}
+
+/// Reads of a disk.
+#[derive(Debug, Deserialize)]
+struct DiskWork {
+    name: String,
+    runc_iops: f64,
+    nerite_iops: f64,
+    ratio: f64,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -127,6 +149,30 @@ fn table(result: &BenchResult) -> String {
             memory.own_private_kib / 1024.0
         ));
     }
+    line(format_args!(
+        "\n| work in the root directory of a bundle | runc, ms | nerite, ms | nerite's speed |\n|---|--:|--:|--:|"
+    ));
+    for work in &result.files {
+        line(format_args!(
+            "| {} | {:.0} | {:.0} | {:.0} % |",
+            work.name,
+            work.runc_ms,
+            work.nerite_ms,
+            work.ratio * 100.0
+        ));
+    }
+    line(format_args!(
+        "\n| reads of a disk | runc, per s | nerite, per s | nerite's speed |\n|---|--:|--:|--:|"
+    ));
+    for work in &result.disks {
+        line(format_args!(
+            "| {} | {:.0} | {:.0} | {:.0} % |",
+            work.name,
+            work.runc_iops,
+            work.nerite_iops,
+            work.ratio * 100.0
+        ));
+    }
     line(format_args!("\n| file | MB |\n|---|--:|"));
     for size in &result.sizes {
         line(format_args!("| {} | {:.2} |", size.name, size.bytes / 1e6));
@@ -134,65 +180,99 @@ fn table(result: &BenchResult) -> String {
     text
 }
 
-/// Bars of the starts above, one stacked bar of the phases below.
+/// Bars of the starts above, one stacked bar of the phases, bars of the work
+/// below.
 fn chart(result: &BenchResult, path: &Path) -> anyhow::Result<()> {
-    let area = SVGBackend::new(path, (900, 480)).into_drawing_area();
+    let area = SVGBackend::new(path, (900, 840)).into_drawing_area();
     area.fill(&WHITE)?;
-    let (starts, phases) = area.split_vertically(240);
-    draw_starts(&starts, result)?;
+    let (starts, rest) = area.split_vertically(240);
+    let (phases, work) = rest.split_vertically(240);
+    let most = result.starts.iter().map(|start| start.median_ms);
+    let starts_bars: Vec<_> = result
+        .starts
+        .iter()
+        .map(|start| Bar {
+            name: &start.name,
+            value: start.median_ms,
+            label: format!(" {:.1}", start.median_ms),
+            ours: start.name.starts_with("nerite"),
+        })
+        .collect();
+    let caption = "Start of busybox true, exec to exit, ms (less is better)";
+    draw_bars(&starts, caption, &starts_bars, most.fold(1.0, f64::max), 100)?;
     draw_phases(&phases, result)?;
+    let files = result.files.iter().map(|work| (&work.name, work.ratio));
+    let disks = result.disks.iter().map(|work| (&work.name, work.ratio));
+    let work_bars: Vec<_> = files
+        .chain(disks)
+        .map(|(name, ratio)| Bar {
+            name,
+            value: ratio * 100.0,
+            label: format!(" {:.0} %", ratio * 100.0),
+            ours: true,
+        })
+        .collect();
+    let caption = "Work with files and disks, % of runc's speed (more is better)";
+    draw_bars(&work, caption, &work_bars, 100.0, 180)?;
     area.present().context("write the chart")
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn draw_starts(area: &Area<'_>, result: &BenchResult) -> anyhow::Result<()> {
-    let most = result
-        .starts
-        .iter()
-        .map(|start| start.median_ms)
-        .fold(1.0, f64::max);
-    let count = i32::try_from(result.starts.len())?;
+/// One bar of a chart.
+struct Bar<'a> {
+    name: &'a str,
+    value: f64,
+    label: String,
+    /// In nerite's colour.
+    ours: bool,
+}
+
+/// Horizontal bars, the first at the bottom. `most` is what the scale shows
+/// at least; names have `names` pixels.
+fn draw_bars(
+    area: &Area<'_>,
+    caption: &str,
+    bars: &[Bar<'_>],
+    most: f64,
+    names: u32,
+) -> anyhow::Result<()> {
+    let most = bars.iter().map(|bar| bar.value).fold(most, f64::max);
+    let count = i32::try_from(bars.len())?;
     let mut chart = ChartBuilder::on(area)
-        .caption(
-            "Start of busybox true, exec to exit, ms (less is better)",
-            ("sans-serif", 18),
-        )
+        .caption(caption, ("sans-serif", 18))
         .margin(10)
-        .y_label_area_size(100)
+        .y_label_area_size(names)
         .x_label_area_size(28)
         .build_cartesian_2d(0.0..most * 1.12, (0..count).into_segmented())?;
     let name = |position: &SegmentValue<i32>| match position {
         SegmentValue::CenterOf(index) => usize::try_from(*index)
             .ok()
-            .and_then(|index| result.starts.get(index))
-            .map_or_else(String::new, |start| start.name.clone()),
+            .and_then(|index| bars.get(index))
+            .map_or_else(String::new, |bar| bar.name.into()),
         _ => String::new(),
     };
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .y_labels(bars.len() + 1)
         .y_label_formatter(&name)
         .draw()?;
-    for (index, start) in (0..).zip(&result.starts) {
-        let colour = if start.name.starts_with("nerite") {
+    for (index, bar) in (0..).zip(bars) {
+        let colour = if bar.ours {
             RGBColor(0, 110, 120)
         } else {
             RGBColor(150, 160, 170)
         };
-        let bar = [
+        let corners = [
             (0.0, SegmentValue::Exact(index)),
-            (start.median_ms, SegmentValue::Exact(index + 1)),
+            (bar.value, SegmentValue::Exact(index + 1)),
         ];
-        let mut bar = Rectangle::new(bar, colour.filled());
-        bar.set_margin(4, 4, 0, 0);
-        chart.draw_series([bar])?;
-        let label = Text::new(
-            format!(" {:.1}", start.median_ms),
-            (start.median_ms, SegmentValue::CenterOf(index)),
-            ("sans-serif", 14),
-        );
-        chart.draw_series([label])?;
+        let mut rectangle = Rectangle::new(corners, colour.filled());
+        rectangle.set_margin(4, 4, 0, 0);
+        chart.draw_series([rectangle])?;
+        let place = (bar.value, SegmentValue::CenterOf(index));
+        chart.draw_series([Text::new(bar.label.clone(), place, ("sans-serif", 14))])?;
     }
     Ok(())
 }
@@ -241,7 +321,7 @@ fn put_into(path: &Path, table: &str) -> anyhow::Result<()> {
     let Some((_, after)) = rest.split_once(END) else {
         bail!("{} has no line {END}", path.display());
     };
-    let chart = "![Start times and phases](tests/bench/results/reference.svg)";
+    let chart = "![Start times, phases, work with files](tests/bench/results/reference.svg)";
     let text = format!("{before}{BEGIN}\n{table}\n{chart}\n{END}{after}");
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }

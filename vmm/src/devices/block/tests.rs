@@ -19,7 +19,7 @@ use super::job::{Call, Job, Progress};
 use super::request::{Extent, Operation, Outcome};
 use super::{Block, BlockSettings, DiskError, serve_now};
 use crate::memory::GuestMemory;
-use crate::slots::{Occupant, Slot};
+use crate::slots::{FIRST_ADDRESS, Occupant, Slot, Slots};
 use crate::virtio::Device;
 use crate::virtio::driver::{Buffer, DriverQueue, QUEUE_BYTES, QUEUE_SIZE};
 use crate::virtio::transport::Taken;
@@ -50,6 +50,7 @@ const NEEDS_RESET: u32 = 64;
 
 struct Guest {
     slot: Arc<Slot<Block>>,
+    slots: Slots,
     memory: GuestMemory,
     queue: DriverQueue,
     image: File,
@@ -68,8 +69,12 @@ impl Guest {
             ..BlockSettings::default()
         };
         let block = Block::new(image.try_clone().unwrap(), &settings).unwrap();
+        let slot = Arc::new(Slot::new(block).unwrap());
+        let mut slots = Slots::new().unwrap();
+        slots.fill(slot.clone()).unwrap();
         let guest = Self {
-            slot: Arc::new(Slot::new(block).unwrap()),
+            slot,
+            slots,
             memory: GuestMemory::new(64 << 20).unwrap(),
             queue: DriverQueue::new(QUEUE_BYTES),
             image,
@@ -107,7 +112,8 @@ impl Guest {
 
     fn status_register(&self) -> u32 {
         let mut value = [0; 4];
-        self.slot.read(VIRTIO_MMIO_STATUS.into(), &mut value);
+        let address = FIRST_ADDRESS.0 + u64::from(VIRTIO_MMIO_STATUS);
+        self.slots.read(address, &mut value);
         u32::from_le_bytes(value)
     }
 
