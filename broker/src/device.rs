@@ -94,6 +94,13 @@ impl Device {
         })
     }
 
+    /// What it holds.
+    #[cfg(any(test, feature = "test-utils"))]
+    #[must_use]
+    pub fn census(&self) -> crate::Census {
+        self.nodes.census()
+    }
+
     /// Does what a request asks. `None`: nobody waits for an answer.
     pub(crate) fn handle(
         &self,

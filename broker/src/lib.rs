@@ -16,6 +16,8 @@
 
 mod answer;
 mod caller;
+#[cfg(any(test, feature = "test-utils"))]
+mod census;
 mod device;
 pub mod jail;
 mod nodes;
@@ -29,4 +31,6 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "test-utils"))]
+pub use census::Census;
 pub use device::Device;

@@ -182,6 +182,17 @@ impl Nodes {
         id.0 > ROOT && id.0 <= ROOT.saturating_add(self.shares)
     }
 
+    /// What is held.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(crate) fn census(&self) -> crate::Census {
+        let table = self.table();
+        let closable = |node: &&Node| node.descriptor.is_some() && node.pins == 0 && !node.nameless;
+        crate::Census {
+            nodes: table.nodes.len(),
+            descriptors: table.nodes.values().filter(closable).count(),
+        }
+    }
+
     /// The kind of a node.
     pub(crate) fn kind(&self, id: NodeId) -> Result<FileType, Errno> {
         self.table()

@@ -12,11 +12,16 @@
 )]
 
 pub mod block;
+pub mod broker;
 mod driver;
+pub mod fs;
 mod input;
+mod liar;
 mod memory;
 pub mod queue;
 pub mod registers;
+mod request;
+mod share;
 pub mod vsock;
 
 #[cfg(test)]
@@ -54,5 +59,15 @@ mod tests {
     #[test]
     fn corpus_of_vsock_holds() {
         replay("vsock", super::vsock::run);
+    }
+
+    #[test]
+    fn corpus_of_fs_holds() {
+        replay("fs", super::fs::run);
+    }
+
+    #[test]
+    fn corpus_of_broker_holds() {
+        replay("broker", super::broker::run);
     }
 }

@@ -1,0 +1,5 @@
+//! See `fuzz::fs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::fs::run(data));
