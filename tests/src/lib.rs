@@ -12,6 +12,7 @@
 
 pub mod leftovers;
 pub mod pty;
+pub mod raw;
 
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};

@@ -14,6 +14,7 @@ mod basics;
 mod bundle;
 mod check;
 mod disks;
+mod hostile;
 mod isolation;
 mod leftovers;
 mod limits;

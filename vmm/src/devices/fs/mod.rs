@@ -27,4 +27,4 @@ mod worker;
 pub use device::Fs;
 pub use front::FsFront;
 pub use server::Server;
-pub(crate) use worker::start;
+pub use worker::start;

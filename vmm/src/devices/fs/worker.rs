@@ -32,7 +32,7 @@ const NOW_AND_THEN: i32 = 20;
 /// # Errors
 ///
 /// When no thread or no descriptor can be had.
-pub(crate) fn start(slot: Arc<Slot<Fs>>, server: Server, ram: GuestRam) -> io::Result<()> {
+pub fn start(slot: Arc<Slot<Fs>>, server: Server, ram: GuestRam) -> io::Result<()> {
     let poller = Epoll::new()?;
     // Exclusive: a kick wakes one of those that wait. By edge: whoever comes to
     // wait later is not woken for the same kick, and nobody has to read it.
