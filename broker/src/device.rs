@@ -1,11 +1,12 @@
 //! One virtio-fs device: its nodes, its policy, and who answers what.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use protocol::broker::{Changed, DATA, DataIn, Policy, entry_bytes};
-use protocol::fuse::{Attr, AttrOut, EntryOut, Opcode, ROOT, init};
-use protocol::fuse::{InitIn, InitOut, MAJOR, MAX_DATA, MINOR};
+use protocol::fuse::{ATTR_DAX, Attr, AttrOut, EntryOut, Opcode, ROOT, init};
+use protocol::fuse::{InitIn, InitOut, MAJOR, MAP_ALIGNMENT_SHIFT, MAX_DATA, MINOR};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -56,6 +57,13 @@ const EXCLUSIVE_FEATURES: u64 = init::WRITEBACK_CACHE | init::NO_OPEN_SUPPORT;
 /// A change by others is noticed.
 const SHARED_FEATURES: u64 = init::AUTO_INVAL_DATA;
 
+/// Pages of files themselves in guest memory, for the files that are said to be
+/// worth it.
+const WINDOW_FEATURES: u64 = init::MAP_ALIGNMENT | init::HAS_INODE_DAX;
+
+/// From how many bytes on a file is worth a place in the window.
+const LARGE: u64 = 1 << 20;
+
 /// One device.
 #[derive(Debug)]
 pub struct Device {
@@ -63,6 +71,8 @@ pub struct Device {
     pub(crate) nodes: Nodes,
     pub(crate) streams: Streams,
     pub(crate) files: OpenFiles,
+    /// The guest has found a window for pages of files.
+    window: AtomicBool,
 }
 
 /// What goes beside an answer.
@@ -91,6 +101,7 @@ impl Device {
             nodes: Nodes::new(shares, policy == Policy::Shared, limits)?,
             streams: Streams::default(),
             files: OpenFiles::default(),
+            window: AtomicBool::new(false),
         })
     }
 
@@ -230,6 +241,14 @@ impl Device {
             Policy::Exclusive => FEATURES | EXCLUSIVE_FEATURES,
             Policy::Shared => FEATURES | SHARED_FEATURES,
         } & offered;
+        // Offered by a kernel that has found a window.
+        let window = offered & init::MAP_ALIGNMENT != 0;
+        self.window.store(window, Ordering::Relaxed);
+        let used = if window {
+            used | WINDOW_FEATURES & offered
+        } else {
+            used
+        };
         answer.push(&InitOut {
             major: MAJOR,
             minor: MINOR,
@@ -241,9 +260,20 @@ impl Device {
             max_write: MAX_DATA,
             time_gran: 1,
             max_pages: 256,
+            map_alignment: if window { MAP_ALIGNMENT_SHIFT } else { 0 },
             ..InitOut::default()
         });
         Ok(())
+    }
+
+    /// Attributes, with the word that the file is worth a place in the window:
+    /// one takes 2 MiB of it, however short the file.
+    fn with_window(&self, mut attr: Attr) -> Attr {
+        let regular = FileType::from_raw_mode(attr.mode) == FileType::RegularFile;
+        if regular && attr.size >= LARGE && self.window.load(Ordering::Relaxed) {
+            attr.flags |= ATTR_DAX;
+        }
+        attr
     }
 
     /// How long the guest may believe an answer.
@@ -267,7 +297,7 @@ impl Device {
             attr_valid: valid.as_secs(),
             entry_valid_nsec: valid.subsec_nanos(),
             attr_valid_nsec: valid.subsec_nanos(),
-            attr: found.status.attributes(submount),
+            attr: self.with_window(found.status.attributes(submount)),
         }
     }
 
@@ -289,7 +319,7 @@ impl Device {
             attr_valid: valid.as_secs(),
             attr_valid_nsec: valid.subsec_nanos(),
             dummy: 0,
-            attr,
+            attr: self.with_window(attr),
         }
     }
 

@@ -112,6 +112,9 @@ impl From<VmmError> for SandboxError {
 pub struct SandboxConfig {
     /// Guest RAM.
     pub memory: ByteSize,
+    /// Window in which the guest may have pages of shared files themselves,
+    /// for each directory device; 0 for none.
+    pub window: ByteSize,
     /// Most processors.
     pub vcpus: u8,
     /// EROFS images, in the slots from [`crate::rootfs::FIRST_IMAGE_SLOT`].
@@ -256,6 +259,7 @@ impl Sandbox {
             disks: &config.disks,
             limits: config.limits,
             fs: &fs,
+            window: config.window.round_up(ByteSize::mib(2)).0,
             streams: vec![(HostPort::AGENT, guest.as_fd())],
             console: config.console.as_ref().map(AsFd::as_fd),
             kernel_arguments: config.kernel_arguments,

@@ -91,6 +91,8 @@ pub struct Machine<'a> {
     pub limits: BlockLimits,
     /// Directory devices.
     pub fs: &'a [FsDevice],
+    /// Bytes of each one's window, a multiple of 2 MiB; 0 for none.
+    pub window: u64,
     /// Streams that exist from the first instruction.
     pub streams: Vec<(HostPort, BorrowedFd<'a>)>,
     /// Where the boot log goes.
@@ -190,6 +192,7 @@ impl Vmm {
                         .iter()
                         .map(|channel| add(channel.as_fd()))
                         .collect(),
+                    window: machine.window,
                 })
                 .collect(),
             streams: machine

@@ -199,7 +199,13 @@ fn chart(result: &BenchResult, path: &Path) -> anyhow::Result<()> {
         })
         .collect();
     let caption = "Start of busybox true, exec to exit, ms (less is better)";
-    draw_bars(&starts, caption, &starts_bars, most.fold(1.0, f64::max), 100)?;
+    draw_bars(
+        &starts,
+        caption,
+        &starts_bars,
+        most.fold(1.0, f64::max),
+        100,
+    )?;
     draw_phases(&phases, result)?;
     let files = result.files.iter().map(|work| (&work.name, work.ratio));
     let disks = result.disks.iter().map(|work| (&work.name, work.ratio));

@@ -24,7 +24,7 @@ use crate::boot::command_line::{self, Boot, CommandLineError};
 use crate::boot::elf::{self, KernelError};
 use crate::devices::block::{Block, BlockSettings, DiskError, Engine};
 use crate::devices::console::Console;
-use crate::devices::fs::{self, Fs, FsFront, Server};
+use crate::devices::fs::{self, FileWindow, Fs, FsFront, Server};
 use crate::devices::pmem::{ImageError, Pmem};
 use crate::devices::rng::Rng;
 use crate::devices::vsock::Vsock;
@@ -277,7 +277,7 @@ impl Machine {
         let registers = slots.registers();
         let (host, bytes) = (registers.host_address(), registers.bytes() as u64);
         core.map(FIRST_ADDRESS, host, bytes, true)?;
-        attach_images(&mut core, &mut slots, config, descriptors)?;
+        let free = attach_images(&mut core, &mut slots, config, descriptors)?;
         let disks = attach_disks(&core.vm, &mut slots, config, descriptors)?;
         attach(&core.vm, &mut slots, device(Rng::new())?)?;
         let mut streams = Vsock::new(poller);
@@ -292,7 +292,7 @@ impl Machine {
             .transpose()?;
         let console = device(Console::new(log.map(File::from)))?;
         attach(&core.vm, &mut slots, console.clone())?;
-        let fs = attach_directories(&core.vm, &mut slots, config, descriptors)?;
+        let directories = attach_directories(&mut core, free, &mut slots, config, descriptors)?;
 
         let ending = Ending::new().map_err(|source| BuildError::System {
             act: "make an event",
@@ -303,11 +303,12 @@ impl Machine {
             ram: core.memory.ram().clone(),
             console,
             ending: Arc::new(ending),
+            windows: directories.windows,
         };
         Ok(Self {
             core,
             vcpus,
-            fs,
+            fs: directories.workers,
             disks,
             entry,
             board,
@@ -425,22 +426,24 @@ fn boot_state(vcpu: Vcpu) -> Result<Vcpu, BuildError> {
     Ok(vcpu)
 }
 
+/// Images, each in its window; answers the first address above them.
 fn attach_images(
     core: &mut Core,
     slots: &mut Slots,
     config: &MachineConfig,
     descriptors: &mut Descriptors,
-) -> Result<(), BuildError> {
+) -> Result<GuestAddress, BuildError> {
     let mut start = core.memory.layout().windows();
     for (index, image) in config.pmem.iter().enumerate() {
         let file = File::from(descriptors.take(image.image)?);
         let pmem = Pmem::new(&file, start).map_err(|source| BuildError::Image { index, source })?;
         let (guest, host, bytes) = pmem.window();
         core.map(guest, host, bytes, true)?;
+        core.memory.add_window(guest, pmem.mapping(), bytes)?;
         start = pmem.end();
         attach(&core.vm, slots, device(pmem)?)?;
     }
-    Ok(())
+    Ok(start)
 }
 
 /// Disks, each with the best engine that the host allows.
@@ -474,16 +477,40 @@ fn attach_disks(
     Ok(workers)
 }
 
-/// Directories: a device for each policy, a worker for each channel.
+/// The directory devices of a machine.
+#[derive(Debug, Default)]
+struct Directories {
+    workers: Vec<FsWorker>,
+    windows: Vec<Arc<FileWindow>>,
+}
+
+/// Directories: a device for each policy, a worker for each channel, a window
+/// from `free` on for each device that is to have one.
 fn attach_directories(
-    vm: &Arc<VmFd>,
+    core: &mut Core,
+    mut free: GuestAddress,
     slots: &mut Slots,
     config: &MachineConfig,
     descriptors: &mut Descriptors,
-) -> Result<Vec<FsWorker>, BuildError> {
-    let mut workers = Vec::new();
+) -> Result<Directories, BuildError> {
+    let mut all = Directories::default();
     for directories in &config.fs {
-        let slot = device(Fs::new(directories.policy))?;
+        let mut fs = Fs::new(directories.policy);
+        if directories.window > 0 {
+            let reserve = |source| BuildError::System {
+                act: "reserve a window for files",
+                source,
+            };
+            let window = FileWindow::new(free, directories.window).map_err(reserve)?;
+            let (start, bytes) = window.place();
+            core.map(start, window.mapping().host_address(), bytes, false)?;
+            core.memory.add_window(start, window.mapping(), bytes)?;
+            free = GuestAddress(start.0.saturating_add(bytes));
+            let window = Arc::new(window);
+            all.windows.push(Arc::clone(&window));
+            fs = fs.with_window(window);
+        }
+        let slot = device(fs)?;
         let appends = directories.policy == Policy::Shared;
         let mut servers = Vec::with_capacity(directories.channels.len());
         for channel in &directories.channels {
@@ -494,10 +521,11 @@ fn attach_directories(
         if let (Some(first), false) = (servers.pop(), servers.is_empty()) {
             slot.put_front(Box::new(FsFront::new(first)));
         }
-        attach(vm, slots, slot.clone())?;
-        workers.extend(servers.into_iter().map(|server| (slot.clone(), server)));
+        attach(&core.vm, slots, slot.clone())?;
+        all.workers
+            .extend(servers.into_iter().map(|server| (slot.clone(), server)));
     }
-    Ok(workers)
+    Ok(all)
 }
 
 fn device<D: crate::virtio::Device>(device: D) -> Result<Arc<Slot<D>>, BuildError> {

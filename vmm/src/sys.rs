@@ -383,6 +383,49 @@ pub(crate) fn copy_range(
     usize::try_from(copied).map_err(|_| io::Error::last_os_error())
 }
 
+/// Copies the beginning of `slice`, whatever becomes of it meanwhile: where no
+/// page is, less is copied. Answers how much.
+pub(crate) fn read_memory(slice: &GuestSlice<'_>, buffer: &mut [u8]) -> usize {
+    let length = buffer.len().min(slice.len());
+    let local = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: length,
+    };
+    let remote = libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: length,
+    };
+    // SAFETY: writes at most the buffer's length to the buffer; what is read
+    // the kernel looks up as another process's memory.
+    let copied = unsafe {
+        libc::process_vm_readv(process_id(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    usize::try_from(copied).unwrap_or(0)
+}
+
+/// Overwrites the beginning of `slice`, as [`read_memory`].
+pub(crate) fn write_memory(slice: &GuestSlice<'_>, bytes: &[u8]) -> usize {
+    let length = bytes.len().min(slice.len());
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: length,
+    };
+    let remote = libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: length,
+    };
+    // SAFETY: reads at most the slice's length from the slice; what is written
+    // is guest memory, which Rust holds no reference into.
+    let copied = unsafe {
+        libc::process_vm_writev(process_id(), &raw const local, 1, &raw const remote, 1, 0)
+    };
+    usize::try_from(copied).unwrap_or(0)
+}
+
+fn process_id() -> libc::pid_t {
+    std::process::id().cast_signed()
+}
+
 /// The vectors of a call, as many as one takes.
 pub(crate) fn buffers(slices: &[GuestSlice<'_>]) -> Vec<libc::iovec> {
     slices

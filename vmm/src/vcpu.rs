@@ -13,6 +13,7 @@ use protocol::control::ExitReason;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::devices::console::Console;
+use crate::devices::fs::FileWindow;
 use crate::kvm;
 use crate::memory::GuestRam;
 use crate::slots::{Slot, Slots};
@@ -77,6 +78,39 @@ pub(crate) struct Board {
     pub(crate) ram: GuestRam,
     pub(crate) console: Arc<Slot<Console>>,
     pub(crate) ending: Arc<Ending>,
+    /// Windows on files.
+    pub(crate) windows: Vec<Arc<FileWindow>>,
+}
+
+/// So many times it is told in the console's log that a file ended early.
+const TOLD: u64 = 16;
+const MENDED: &str =
+    "nerite: a file is shorter than what the guest has of it: zeros behind its end\n";
+
+impl Board {
+    fn mendings(&self) -> u64 {
+        let count = |sum: u64, window: &Arc<FileWindow>| sum.saturating_add(window.mendings());
+        self.windows.iter().fold(0, count)
+    }
+
+    /// A processor has met memory without a page. True when a file that has
+    /// become too short may be the reason, and there are zeros now: put there
+    /// by this processor, or by another that was there since it had `seen`.
+    fn mend(&self, seen: &mut u64) -> bool {
+        for window in &self.windows {
+            window.mend();
+        }
+        let now = self.mendings();
+        if now == *seen {
+            return false;
+        }
+        if now <= TOLD {
+            self.console
+                .with_device(|console| console.write(MENDED.as_bytes()));
+        }
+        *seen = now;
+        true
+    }
 }
 
 /// One processor, not yet running.
@@ -96,6 +130,7 @@ impl Vcpu {
                 let mut running = Running {
                     fd: self.fd,
                     serial_divisor: false,
+                    mended: 0,
                     board,
                 };
                 let reason = running.run();
@@ -111,6 +146,8 @@ struct Running {
     fd: VcpuFd,
     /// The serial port's data register is its divisor at the moment.
     serial_divisor: bool,
+    /// Mendings of windows that it knows of.
+    mended: u64,
     board: Board,
 }
 
@@ -146,6 +183,11 @@ impl Running {
                 Ok(VcpuExit::InternalError) => End::Internal,
                 Ok(exit) => End::Unexpected(format!("{exit:?}")),
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => continue,
+                Err(error)
+                    if error.errno() == libc::EFAULT && self.board.mend(&mut self.mended) =>
+                {
+                    continue;
+                }
                 Err(error) => End::Unexpected(error.to_string()),
             };
             return self.explain(end);

@@ -152,6 +152,9 @@ pub struct FsConfig {
     pub policy: Policy,
     /// Channels to the broker: so many requests can be on their way.
     pub channels: Vec<Fd>,
+    /// Bytes of guest-physical memory in which the guest can have pages of
+    /// files themselves (DAX), a multiple of 2 MiB. Usually 0: none.
+    pub window: u64,
 }
 
 /// One stream of the guest's vsock.

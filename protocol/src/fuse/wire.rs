@@ -27,6 +27,7 @@ pub mod init {
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const HAS_INODE_DAX: u64 = 1 << 33;
     pub const CREATE_SUPP_GROUP: u64 = 1 << 34;
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 }
@@ -47,6 +48,12 @@ pub mod fattr {
 
 /// [`Attr::flags`]: another file system is mounted here.
 pub const ATTR_SUBMOUNT: u32 = 1 << 0;
+/// [`Attr::flags`]: the guest should have the file's own pages in its memory.
+pub const ATTR_DAX: u32 = 1 << 1;
+/// [`SetupmappingIn::flags`]: it is written through.
+pub const SETUPMAPPING_WRITE: u64 = 1 << 0;
+/// [`InitOut::map_alignment`]: units of 2 MiB, as Linux maps them.
+pub const MAP_ALIGNMENT_SHIFT: u16 = 21;
 /// [`ExtHeader::kind`]: supplementary groups.
 pub const EXT_GROUPS: u32 = 32;
 /// [`WriteIn::write_flags`]: a writer without CAP_FSETID.
@@ -707,6 +714,40 @@ pub struct CopyFileRangeIn {
     pub flags: u64,
 }
 
+/// SETUPMAPPING: a piece of a file into the window.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct SetupmappingIn {
+    /// The open file.
+    pub fh: u64,
+    /// Where in the file.
+    pub foffset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// `FUSE_SETUPMAPPING_FLAG_…`.
+    pub flags: u64,
+    /// Where in the window.
+    pub moffset: u64,
+}
+
+/// REMOVEMAPPING; so many [`RemovemappingOne`] follow.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct RemovemappingIn {
+    /// How many.
+    pub count: u32,
+}
+
+/// One of REMOVEMAPPING.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct RemovemappingOne {
+    /// Where in the window.
+    pub moffset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
 /// An entry of READDIR; the name and padding to 8 bytes follow.
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -750,4 +791,7 @@ const _: () = assert!(size_of::<InitIn>() == 64);
 const _: () = assert!(size_of::<InitOut>() == 64);
 const _: () = assert!(size_of::<CopyFileRangeIn>() == 56);
 const _: () = assert!(size_of::<Dirent>() == 24);
+const _: () = assert!(size_of::<SetupmappingIn>() == 40);
+const _: () = assert!(size_of::<RemovemappingIn>() == 4);
+const _: () = assert!(size_of::<RemovemappingOne>() == 16);
 const _: () = assert!(size_of::<ReleaseIn>() == 24);

@@ -135,6 +135,11 @@ pub(crate) struct RunOptions {
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
 
+    /// Map large files into the guest, in a window of this size for each of
+    /// root and volumes, instead of copying them (DAX) [default: no window]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) file_window: Option<ByteSize>,
+
     #[command(flatten)]
     pub(crate) watch: WatchOptions,
 

@@ -55,6 +55,8 @@ pub(crate) struct Foreground {
     pub(crate) trees: Vec<SharedTree>,
     /// Guest RAM.
     pub(crate) memory: ByteSize,
+    /// Window of each directory device.
+    pub(crate) window: ByteSize,
     /// The container's memory limit.
     pub(crate) limit: Option<ByteSize>,
     /// Processors.
@@ -224,6 +226,7 @@ impl Foreground {
         };
         let config = SandboxConfig {
             memory: self.memory,
+            window: self.window,
             vcpus: self.cpus.vcpus(),
             images: std::mem::take(&mut self.images),
             disks: std::mem::take(&mut self.disks),

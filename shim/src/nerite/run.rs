@@ -46,6 +46,7 @@ pub(crate) fn run(options: RunOptions, start: Point) -> anyhow::Result<ExitCode>
         limits: plan.limits,
         trees: plan.trees,
         memory: guest_memory(limit)?,
+        window: options.file_window.unwrap_or(ByteSize(0)),
         limit,
         cpus: processors(&resources),
         stdin: true,

@@ -7,6 +7,7 @@ use protocol::control::BlockLimits;
 use protocol::timeline::{IMAGE_READY, Point};
 use rootfs_builder::image::{self, Cache, ImageConfig, PreparedImage};
 use shim::rootfs::RootFs;
+use shim::size::ByteSize;
 use shim::spec::{ContainerOptions, docker_like};
 
 use crate::cli::TryOptions;
@@ -41,6 +42,7 @@ pub(crate) fn run(options: TryOptions, start: Point) -> anyhow::Result<ExitCode>
             limits: BlockLimits::default(),
             trees: Vec::new(),
             memory,
+            window: ByteSize(0),
             limit: options.memory,
             cpus: options.cpus,
             stdin: options.interactive,

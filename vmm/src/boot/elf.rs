@@ -94,7 +94,7 @@ pub fn load(ram: &GuestRam, kernel: &File) -> Result<GuestAddress, KernelError> 
                 .checked_sub(segment.address.0)
                 .is_some_and(|inside| inside < segment.bytes as u64);
             let slice = ram.get_slice(segment.address, segment.bytes)?;
-            sys::pread_exact(kernel, &slice, segment.file_offset)
+            sys::pread_exact(kernel, &slice.into(), segment.file_offset)
                 .map_err(|error| truncated(error, "segment beyond the file"))?;
         }
     }

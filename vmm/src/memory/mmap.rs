@@ -15,6 +15,9 @@ use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 /// Alignment of every mapping's host address: one huge page.
 const ALIGNMENT: usize = 2 << 20;
 
+/// Protection of the regions that are windows: nobody touches them.
+pub(super) const NO_ACCESS: libc::c_int = libc::PROT_NONE;
+
 /// Memory of this process that ends with this object.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -24,6 +27,15 @@ pub(crate) struct Mapping {
     /// The first aligned address in it.
     start: *mut u8,
     bytes: usize,
+}
+
+/// A part of a mapping, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Part {
+    /// From its beginning.
+    pub(crate) offset: usize,
+    /// How many.
+    pub(crate) bytes: usize,
 }
 
 // SAFETY: the pointers are addresses of a mapping that no thread owns; all
@@ -91,6 +103,76 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Addresses for files to come: no page, no memory, no access.
+    pub(crate) fn window(bytes: usize) -> io::Result<Self> {
+        Self::reserve(bytes, libc::PROT_NONE)
+    }
+
+    /// Puts pages of a file into a part of a window, from `position` on.
+    /// `writable`: it may be written through, for which it must be open so.
+    pub(crate) fn show(
+        &self,
+        part: Part,
+        file: &File,
+        position: i64,
+        writable: bool,
+    ) -> io::Result<()> {
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        self.replace(
+            part,
+            protection,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            position,
+        )
+    }
+
+    /// Takes away what is in a part of a window.
+    pub(crate) fn hide(&self, part: Part) -> io::Result<()> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.replace(part, libc::PROT_NONE, flags, -1, 0)
+    }
+
+    /// Puts zeros into a part of a window, which may be written to and forgotten.
+    pub(crate) fn blank(&self, part: Part) -> io::Result<()> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.replace(part, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    }
+
+    /// The one place where something is mapped at a fixed address that the
+    /// guest has a say in: only within this mapping.
+    fn replace(
+        &self,
+        part: Part,
+        protection: libc::c_int,
+        flags: libc::c_int,
+        descriptor: libc::c_int,
+        position: i64,
+    ) -> io::Result<()> {
+        let end = part.offset.checked_add(part.bytes);
+        if part.bytes == 0 || end.is_none_or(|end| end > self.bytes) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let place = self.start.wrapping_add(part.offset);
+        // SAFETY: `offset..offset + bytes` was just checked to lie within this
+        // mapping; of a window nobody but the kernel uses the addresses, and
+        // what is mapped meanwhile fails or succeeds for it as it would have.
+        let mapped = unsafe {
+            libc::mmap(
+                place.cast(),
+                part.bytes,
+                protection,
+                flags | libc::MAP_FIXED,
+                descriptor,
+                position,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// The first byte's address in this process, for KVM.
     pub(crate) fn host_address(&self) -> u64 {
         self.start as u64
@@ -99,11 +181,26 @@ impl Mapping {
     /// A part of the mapping for `vm-memory`. It borrows in all but the type:
     /// whoever builds guest memory from it keeps the mapping beside it.
     pub(crate) fn region(&self, offset: usize, bytes: usize) -> io::Result<MmapRegion<()>> {
+        self.part(offset, bytes, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// The mapping's first `bytes` bytes as a window: only their addresses are
+    /// of use.
+    pub(super) fn window_region(&self, bytes: usize) -> io::Result<MmapRegion<()>> {
+        self.part(0, bytes, NO_ACCESS)
+    }
+
+    fn part(
+        &self,
+        offset: usize,
+        bytes: usize,
+        protection: libc::c_int,
+    ) -> io::Result<MmapRegion<()>> {
         if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let builder = MmapRegionBuilder::new(bytes)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_prot(protection)
             .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: the range was just checked to lie within this mapping, and
         // `GuestMemory` keeps the mapping as long as the region.
@@ -157,5 +254,30 @@ mod tests {
         assert_eq!(slice.read_obj::<u8>(4999).unwrap(), 5);
         assert_eq!(slice.read_obj::<u8>(5000).unwrap(), 0);
         assert_eq!(slice.read_obj::<u8>((2 << 20) - 1).unwrap(), 0);
+    }
+
+    #[test]
+    fn window_changes_only_within_itself() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[5; 8192]).unwrap();
+        let window = Mapping::window(2 << 20).unwrap();
+        for (offset, bytes) in [
+            (0, 0),
+            (0, (2 << 20) + 4096),
+            (2 << 20, 4096),
+            (usize::MAX - 4095, 8192),
+        ] {
+            let part = Part { offset, bytes };
+            assert!(window.show(part, &file, 0, false).is_err(), "{part:?}");
+            assert!(window.hide(part).is_err());
+            assert!(window.blank(part).is_err());
+        }
+        let whole = Part {
+            offset: 0,
+            bytes: 2 << 20,
+        };
+        window.show(whole, &file, 0, false).unwrap();
+        window.hide(whole).unwrap();
+        window.hide(whole).unwrap();
     }
 }

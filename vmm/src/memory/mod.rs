@@ -13,14 +13,22 @@ mod layout;
 pub(crate) mod mmap;
 
 use std::io;
+use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 pub use layout::{BadMemorySize, MemoryLayout, PMEM_ALIGNMENT, RamRange};
-use mmap::Mapping;
+use mmap::{Mapping, NO_ACCESS};
 
-/// Guest RAM as the devices see it: checked access by guest address.
+/// Guest memory as the devices see it: checked access by guest address. RAM,
+/// and the windows above it ([`is_ram`]).
 pub type GuestRam = GuestMemoryMmap<()>;
+
+/// Whether a region is RAM. In a window there are pages of files, or none: it
+/// must not be touched but by system calls.
+pub(crate) fn is_ram(region: &GuestRegionMmap<()>) -> bool {
+    region.prot() != NO_ACCESS
+}
 
 /// Guest RAM and the mapping that backs it.
 #[derive(Debug)]
@@ -90,6 +98,26 @@ impl GuestMemory {
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// Lets drivers name buffers in a window of `bytes` bytes at `start`, in
+    /// which `mapping` is. Whoever calls keeps that as long as this object.
+    pub(crate) fn add_window(
+        &mut self,
+        start: GuestAddress,
+        mapping: &Mapping,
+        bytes: u64,
+    ) -> Result<(), MemoryError> {
+        let arrange = || {
+            let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+            let region = GuestRegionMmap::new(mapping.window_region(bytes)?, start)
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            self.ram
+                .insert_region(Arc::new(region))
+                .map_err(io::Error::other)
+        };
+        self.ram = arrange().map_err(MemoryError::Arrange)?;
+        Ok(())
     }
 
     /// The ranges of RAM with their host addresses, for KVM.

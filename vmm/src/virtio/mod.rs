@@ -28,6 +28,18 @@ pub(crate) const COMMON_FEATURES: u64 = 1 << VERSION_1 | 1 << EVENT_IDX;
 const VERSION_1: u32 = 32;
 const EVENT_IDX: u32 = 29;
 
+/// Memory that a device shares with its driver (virtio 1.2, section 2.10): a
+/// window in guest-physical memory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SharedMemory {
+    /// Which one, of those that the kind of device has.
+    pub id: u32,
+    /// Its first guest-physical address.
+    pub start: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
 /// A device behind the transport: a plain structure that is told when to
 /// work. It sees only queues that the transport has checked.
 pub trait Device: Send + fmt::Debug {
@@ -45,6 +57,11 @@ pub trait Device: Send + fmt::Debug {
     /// The configuration space, read-only for the driver.
     fn config(&self) -> &[u8] {
         &[]
+    }
+
+    /// Memory that it shares with its driver.
+    fn shared_memory(&self) -> Option<SharedMemory> {
+        None
     }
 
     /// Whether threads of its own serve its queues ([`crate::slots::Slot::take`])

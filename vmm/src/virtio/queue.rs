@@ -4,7 +4,7 @@
 //! here: its chain iterator ends silently on a loop, a wild index or an
 //! unreadable descriptor, so a chain whose last descriptor points further is
 //! broken; readable buffers must precede writable ones; every buffer must lie
-//! in guest RAM. A fault is the driver's, and stops its device only.
+//! in guest memory, every ring in RAM. A fault is the driver's, and stops its device only.
 //! Virtio 1.2, section 2.7.
 
 #![deny(
@@ -18,9 +18,11 @@
 use std::sync::atomic::Ordering;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestMemoryBackend, VolatileSlice};
+use vm_memory::volatile_memory::{PtrGuard, PtrGuardMut};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
 
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, is_ram};
+use crate::sys;
 
 /// A queue that its driver has broken.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +50,84 @@ pub enum QueueFault {
     },
 }
 
-/// A slice of guest RAM. The guest may change it at any time.
-pub type GuestSlice<'m> = VolatileSlice<'m, ()>;
+/// A slice of guest memory. The guest may change it at any time; where it is
+/// no RAM but a window on a file, it may even vanish, when somebody cuts that
+/// file short: then only system calls touch it, which fail.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestSlice<'m> {
+    bytes: VolatileSlice<'m, ()>,
+    window: bool,
+}
+
+/// Of RAM.
+impl<'m> From<VolatileSlice<'m, ()>> for GuestSlice<'m> {
+    fn from(bytes: VolatileSlice<'m, ()>) -> Self {
+        Self {
+            bytes,
+            window: false,
+        }
+    }
+}
+
+impl<'m> GuestSlice<'m> {
+    /// What lies at `address`; `None` unless it is one stretch of RAM or of a
+    /// window.
+    pub(crate) fn at(ram: &'m GuestRam, address: GuestAddress, length: usize) -> Option<Self> {
+        let region = ram.find_region(address)?;
+        let bytes = region
+            .get_slice(region.to_region_addr(address)?, length)
+            .ok()?;
+        let window = !is_ram(region);
+        Some(Self { bytes, window })
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Its address, for system calls.
+    #[must_use]
+    pub fn ptr_guard(&self) -> PtrGuard {
+        self.bytes.ptr_guard()
+    }
+
+    /// Its address, for system calls that write there.
+    #[must_use]
+    pub fn ptr_guard_mut(&self) -> PtrGuardMut {
+        self.bytes.ptr_guard_mut()
+    }
+
+    fn subslice(&self, offset: usize, length: usize) -> Option<Self> {
+        let bytes = self.bytes.subslice(offset, length).ok()?;
+        Some(Self { bytes, ..*self })
+    }
+
+    /// Copies its beginning; returns how much.
+    fn read(&self, buffer: &mut [u8]) -> usize {
+        if self.window {
+            sys::read_memory(self, buffer)
+        } else {
+            self.bytes.read(buffer, 0).unwrap_or(0)
+        }
+    }
+
+    /// Overwrites its beginning; returns how much.
+    fn write(&self, bytes: &[u8]) -> usize {
+        if self.window {
+            sys::write_memory(self, bytes)
+        } else {
+            self.bytes.write(bytes, 0).unwrap_or(0)
+        }
+    }
+}
 
 /// A request: buffers that lie in guest RAM, readable ones first.
 #[derive(Debug)]
@@ -95,7 +173,7 @@ pub fn copy_from(slices: &[GuestSlice<'_>], buffer: &mut [u8]) -> usize {
         let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) else {
             break;
         };
-        done = done.saturating_add(slice.read(rest, 0).unwrap_or(0));
+        done = done.saturating_add(slice.read(rest));
     }
     done
 }
@@ -108,7 +186,7 @@ pub fn copy_to(slices: &[GuestSlice<'_>], bytes: &[u8]) -> usize {
         let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) else {
             break;
         };
-        done = done.saturating_add(slice.write(rest, 0).unwrap_or(0));
+        done = done.saturating_add(slice.write(rest));
     }
     done
 }
@@ -124,7 +202,7 @@ pub fn part<'m>(slices: &[GuestSlice<'m>], skip: usize, length: usize) -> Vec<Gu
         let taken = slice.len().saturating_sub(skipped).min(length);
         length = length.saturating_sub(taken);
         if taken > 0
-            && let Ok(part) = slice.subslice(skipped, taken)
+            && let Some(part) = slice.subslice(skipped, taken)
         {
             parts.push(part);
         }
@@ -138,12 +216,28 @@ pub struct Ring {
     queue: Queue,
 }
 
+/// Whether all three rings lie in RAM, where they cannot vanish.
+fn rings_are_ram(queue: &Queue, ram: &GuestRam) -> bool {
+    let size = usize::from(queue.size());
+    // Lengths as in 2.7, with the event indexes.
+    let rings = [
+        (queue.desc_table(), size.saturating_mul(16)),
+        (queue.avail_ring(), size.saturating_mul(2).saturating_add(6)),
+        (queue.used_ring(), size.saturating_mul(8).saturating_add(6)),
+    ];
+    rings.into_iter().all(|(start, bytes)| {
+        let slice = GuestSlice::at(ram, GuestAddress(start), bytes);
+        slice.is_some_and(|slice| !slice.window)
+    })
+}
+
 impl Ring {
     /// Takes over a queue that the driver has set up, or has left alone;
     /// `None` if a ring of a queue in use lies outside guest memory.
     #[must_use]
     pub fn from_driver(queue: Queue, ram: &GuestRam) -> Option<Self> {
-        (!queue.ready() || queue.is_valid(ram)).then_some(Self { queue })
+        let usable = !queue.ready() || queue.is_valid(ram) && rings_are_ram(&queue, ram);
+        usable.then_some(Self { queue })
     }
 
     /// Whether the driver uses this queue.
@@ -177,9 +271,8 @@ impl Ring {
                 chain.readable = chain.readable.saturating_add(usize::from(length > 0));
             }
             if length > 0 {
-                let slice = ram
-                    .get_slice(descriptor.addr(), length)
-                    .map_err(|_| QueueFault::Buffer { head })?;
+                let slice = GuestSlice::at(ram, descriptor.addr(), length)
+                    .ok_or(QueueFault::Buffer { head })?;
                 chain.slices.push(slice);
             }
         }
@@ -218,5 +311,71 @@ impl Ring {
 
     pub(super) fn wants_interrupt(&mut self, ram: &GuestRam) -> Result<bool, QueueFault> {
         Ok(self.queue.ready() && self.queue.needs_notification(ram)?)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::memory::GuestMemory;
+    use crate::memory::mmap::Mapping;
+
+    const BYTES: u64 = 2 << 20;
+
+    /// Memory with a window in which 8 KiB of a file are.
+    fn with_window(test: impl FnOnce(&GuestRam, GuestAddress, &std::fs::File)) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 8192]).unwrap();
+        let mapping = Mapping::file(&file, 8192, 2 << 20).unwrap();
+        let mut memory = GuestMemory::new(64 << 20).unwrap();
+        let start = memory.layout().windows();
+        memory.add_window(start, &mapping, BYTES).unwrap();
+        test(memory.ram(), start, &file);
+    }
+
+    #[test]
+    fn buffer_in_a_window_outlives_its_file() {
+        with_window(|ram, start, file| {
+            let slices = [GuestSlice::at(ram, start, 8192).unwrap()];
+            let mut bytes = [0; 8192];
+            assert_eq!(copy_from(&slices, &mut bytes), 8192);
+            assert_eq!(bytes, [7; 8192]);
+            // Mapped to be read only.
+            assert_eq!(copy_to(&slices, &bytes), 0);
+            file.set_len(4096).unwrap();
+            assert_eq!(copy_from(&slices, &mut bytes), 4096);
+            file.set_len(0).unwrap();
+            assert_eq!(copy_from(&slices, &mut bytes), 0);
+            assert!(GuestSlice::at(ram, start, 2 << 20).is_some());
+            assert!(GuestSlice::at(ram, start, (2 << 20) + 1).is_none());
+        });
+    }
+
+    #[test]
+    fn ring_in_a_window_is_refused() {
+        with_window(|ram, start, _| {
+            let ring = |table: u64, available: u64, used: u64| {
+                let mut queue = Queue::new(16).unwrap();
+                queue
+                    .try_set_desc_table_address(GuestAddress(table))
+                    .unwrap();
+                queue
+                    .try_set_avail_ring_address(GuestAddress(available))
+                    .unwrap();
+                queue.try_set_used_ring_address(GuestAddress(used)).unwrap();
+                queue.set_ready(true);
+                Ring::from_driver(queue, ram).is_some()
+            };
+            assert!(ring(0, 0x400, 0x800));
+            assert!(ring(0, 0x400, (64 << 20) - 136));
+            for place in [start.0, start.0.saturating_add(4096)] {
+                assert!(!ring(place, 0x400, 0x800));
+                assert!(!ring(0, place, 0x800));
+                assert!(!ring(0, 0x400, place));
+            }
+        });
     }
 }

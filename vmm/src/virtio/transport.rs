@@ -31,7 +31,8 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NOTIFY,
     VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY,
     VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_HIGH, VIRTIO_MMIO_QUEUE_USED_LOW,
-    VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID,
+    VIRTIO_MMIO_SHM_BASE_HIGH, VIRTIO_MMIO_SHM_BASE_LOW, VIRTIO_MMIO_SHM_LEN_HIGH,
+    VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_SHM_SEL, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID,
     VIRTIO_MMIO_VERSION,
 };
 use virtio_queue::{Queue, QueueT};
@@ -134,6 +135,7 @@ pub struct Transport<D> {
     device_features_select: u32,
     driver_features_select: u32,
     queue_select: u32,
+    shared_memory_select: u32,
     refused: u64,
 }
 
@@ -151,6 +153,7 @@ impl<D: Device> Transport<D> {
             device_features_select: 0,
             driver_features_select: 0,
             queue_select: 0,
+            shared_memory_select: 0,
             refused: 0,
         }
     }
@@ -226,10 +229,21 @@ impl<D: Device> Transport<D> {
                 .map_or(0, |size| u32::from(*size)),
             VIRTIO_MMIO_QUEUE_READY => u32::from(self.queue_ready()),
             VIRTIO_MMIO_STATUS => self.status,
-            // The length of a shared memory region that is not there (4.2.2).
-            VIRTIO_MMIO_SHM_LEN_LOW | VIRTIO_MMIO_SHM_LEN_HIGH => u32::MAX,
+            VIRTIO_MMIO_SHM_LEN_LOW => half(self.shared_memory().1, 0),
+            VIRTIO_MMIO_SHM_LEN_HIGH => half(self.shared_memory().1, 1),
+            VIRTIO_MMIO_SHM_BASE_LOW => half(self.shared_memory().0, 0),
+            VIRTIO_MMIO_SHM_BASE_HIGH => half(self.shared_memory().0, 1),
             VIRTIO_MMIO_CONFIG_GENERATION => 0,
             _ => 0,
+        }
+    }
+
+    /// Start and length of the selected shared memory region; all ones for one
+    /// that is not there (4.2.2).
+    fn shared_memory(&self) -> (u64, u64) {
+        match self.device.shared_memory() {
+            Some(memory) if memory.id == self.shared_memory_select => (memory.start, memory.bytes),
+            _ => (u64::MAX, u64::MAX),
         }
     }
 
@@ -279,6 +293,7 @@ impl<D: Device> Transport<D> {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_select = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_select = value,
             VIRTIO_MMIO_QUEUE_SEL => self.queue_select = value,
+            VIRTIO_MMIO_SHM_SEL => self.shared_memory_select = value,
             VIRTIO_MMIO_DRIVER_FEATURES => self.write_features(value),
             VIRTIO_MMIO_QUEUE_NOTIFY => return Request::Drain,
             VIRTIO_MMIO_STATUS => return self.write_status(value, ram, interrupt),
@@ -520,6 +535,7 @@ impl<D: Device> Transport<D> {
         self.device_features_select = 0;
         self.driver_features_select = 0;
         self.queue_select = 0;
+        self.shared_memory_select = 0;
         interrupt.acknowledge(!0);
     }
 

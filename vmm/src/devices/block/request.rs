@@ -14,11 +14,10 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
-use vm_memory::Bytes;
 
 use super::device::{MOST_DATA_SEGMENTS, MOST_RANGE_SECTORS};
 use crate::virtio::Chain;
-use crate::virtio::queue::{GuestSlice, copy_from, part, total};
+use crate::virtio::queue::{GuestSlice, copy_from, copy_to, part, total};
 
 /// Bytes of a sector, the unit of every position (5.2.6).
 pub(super) const SECTOR: u64 = 512;
@@ -119,7 +118,7 @@ impl Status<'_> {
             Outcome::Unsupported => VIRTIO_BLK_S_UNSUPP,
         };
         // One byte in guest memory: it fits.
-        let _ = self.0.write_obj(u8::try_from(value).unwrap_or(1), 0);
+        let _ = copy_to(&[self.0], &[u8::try_from(value).unwrap_or(1)]);
         match outcome {
             Outcome::Ok => data.saturating_add(1),
             // Of the data nothing is promised, so neither is what lies behind.

@@ -16,12 +16,16 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use super::changed::LastChanged;
 use super::files::Files;
 use super::forgets::Forgets;
-use crate::virtio::{Device, QueueFault, Queues};
+use super::window::FileWindow;
+use crate::virtio::{Device, QueueFault, Queues, SharedMemory};
 
 /// The queue of forgets.
 pub(super) const FORGETS: usize = 0;
 /// The queue of requests.
 pub(super) const REQUESTS: usize = 1;
+
+/// The window's number among shared memory regions (5.11.5).
+const WINDOW: u32 = 0;
 
 /// Length of the tag in the configuration (5.11.4).
 const TAG: usize = 36;
@@ -33,6 +37,7 @@ pub struct Fs {
     files: Arc<Files>,
     forgets: Arc<Forgets>,
     changed: Arc<LastChanged>,
+    window: Option<Arc<FileWindow>>,
 }
 
 impl Fs {
@@ -52,7 +57,20 @@ impl Fs {
             files: Arc::default(),
             forgets: Arc::default(),
             changed: Arc::default(),
+            window: None,
         }
+    }
+
+    /// Gives it a window, before it has servers.
+    #[must_use]
+    pub fn with_window(mut self, window: Arc<FileWindow>) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Its window.
+    pub(super) fn window(&self) -> Option<&Arc<FileWindow>> {
+        self.window.as_ref()
     }
 
     /// The descriptors that its workers share.
@@ -85,6 +103,15 @@ impl Device for Fs {
         &self.config
     }
 
+    fn shared_memory(&self) -> Option<SharedMemory> {
+        let (start, bytes) = self.window.as_ref()?.place();
+        Some(SharedMemory {
+            id: WINDOW,
+            start: start.0,
+            bytes,
+        })
+    }
+
     fn has_threads(&self) -> bool {
         true
     }
@@ -94,6 +121,9 @@ impl Device for Fs {
     }
 
     fn reset(&mut self) {
+        if let Some(window) = &self.window {
+            window.clear();
+        }
         self.files.clear();
         self.forgets.take();
     }

@@ -22,9 +22,11 @@ mod front;
 mod server;
 #[cfg(test)]
 mod tests;
+mod window;
 mod worker;
 
 pub use device::Fs;
 pub use front::FsFront;
 pub use server::Server;
+pub use window::FileWindow;
 pub use worker::start;

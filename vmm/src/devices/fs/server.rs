@@ -17,8 +17,8 @@ use std::sync::Arc;
 use protocol::broker::entry_bytes;
 use protocol::fuse::{
     BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, ForgetIn, ForgetOne, FsyncIn,
-    InHeader, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST, Opcode, OutHeader, ReadIn, WriteIn,
-    WriteOut,
+    InHeader, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST, Opcode, OutHeader, ReadIn, RemovemappingIn,
+    RemovemappingOne, SETUPMAPPING_WRITE, SetupmappingIn, WriteIn, WriteOut, fattr,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -27,6 +27,7 @@ use super::channel::{Channel, HEAD};
 use super::device::{FORGETS, Fs};
 use super::files::{Access, Files};
 use super::forgets::Forgets;
+use super::window::FileWindow;
 use crate::memory::GuestRam;
 use crate::slots::Slot;
 use crate::sys;
@@ -44,6 +45,7 @@ pub struct Server {
     files: Arc<Files>,
     forgets: Arc<Forgets>,
     changed: Arc<LastChanged>,
+    window: Option<Arc<FileWindow>>,
     appends: bool,
 }
 
@@ -61,6 +63,7 @@ impl Server {
             files: Arc::clone(device.files()),
             forgets: Arc::clone(device.forgets()),
             changed: Arc::clone(device.changed()),
+            window: device.window().cloned(),
             appends,
         }
     }
@@ -79,6 +82,9 @@ impl Server {
         if total(chain.writable()) < OUT_HEADER {
             return 0; // no room for any answer
         }
+        if let Some(window) = &self.window {
+            window.restore();
+        }
         let honest = usize::try_from(header.len) == Ok(total(chain.readable()));
         let result = match opcode {
             _ if !honest => Err(errno(libc::EINVAL)),
@@ -89,12 +95,13 @@ impl Server {
             Some(Opcode::Lseek) => self.seek(&header, chain),
             Some(Opcode::Fallocate) => self.allocate(&header, chain),
             Some(Opcode::CopyFileRange) => self.copy(&header, chain),
-            Some(Opcode::Setupmapping | Opcode::Removemapping) => Err(errno(libc::ENOSYS)),
             Some(Opcode::Getattr)
                 if let Some(attributes) = self.changed.attributes(header.nodeid) =>
             {
                 put(chain, &attributes)
             }
+            Some(Opcode::Setupmapping) => self.set_up_mapping(&header, chain),
+            Some(Opcode::Removemapping) => self.remove_mappings(chain),
             Some(opcode) => match self.ask(opcode, &header, chain) {
                 // The broker's answer is in its place, header and all.
                 Ok(length) => return length,
@@ -209,6 +216,9 @@ impl Server {
         }
         if opcode == Opcode::Init {
             self.files.clear();
+            if let Some(window) = &self.window {
+                window.clear();
+            }
         }
         let body = part(chain.readable(), IN_HEADER, usize::MAX);
         // Where more may follow, what the answer itself takes is known.
@@ -236,7 +246,7 @@ impl Server {
             return Err(errno(libc::EIO));
         }
         let _ = copy_to(chain.writable(), head);
-        let named = answer.node();
+        let (named, succeeded) = (answer.node(), answer.header().error == 0);
         if let Some(file) = answer.file {
             let access = match opcode {
                 Opcode::Open => {
@@ -249,7 +259,10 @@ impl Server {
                 Opcode::Open => header.nodeid,
                 _ => named,
             };
-            self.files.put(node, access, file);
+            self.keep(node, access, file)?;
+        }
+        if opcode == Opcode::Setattr && succeeded {
+            self.resized(header.nodeid, chain)?;
         }
         Ok(u32::try_from(answer.length).unwrap_or(u32::MAX))
     }
@@ -259,7 +272,35 @@ impl Server {
             return Ok(file);
         }
         let file = self.channel.open(node, access)?;
-        Ok(self.files.put(node, access, file))
+        self.keep(node, access, file)
+    }
+
+    /// Keeps a file that the broker has opened. Overlayfs makes another file
+    /// for whoever writes: then that is what the window has to show.
+    fn keep(&self, node: u64, access: Access, file: File) -> io::Result<Arc<File>> {
+        let file = self.files.put(node, access, file);
+        if let (Access::Write, Some(window)) = (access, &self.window) {
+            window.renew(node, &file)?;
+        }
+        Ok(file)
+    }
+
+    /// After attributes have been set: if that was the length, overlayfs may
+    /// have made another file, and what is open has still the old content.
+    fn resized(&self, node: u64, chain: &Chain<'_>) -> io::Result<()> {
+        let valid = read_at::<u32>(chain, IN_HEADER).unwrap_or(0);
+        if valid & fattr::SIZE == 0 {
+            return Ok(());
+        }
+        self.files.forget_reader(node);
+        if self
+            .window
+            .as_ref()
+            .is_some_and(|window| window.shows(node))
+        {
+            self.file(node, Access::Write)?;
+        }
+        Ok(())
     }
 
     /// Whatever is open already, else a descriptor for reading.
@@ -320,6 +361,40 @@ impl Server {
             offset(wanted.offset)?,
             offset(wanted.length)?,
         )?;
+        Ok(0)
+    }
+
+    fn set_up_mapping(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {
+        let window = self.window.as_ref().ok_or_else(|| errno(libc::ENOSYS))?;
+        let wanted: SetupmappingIn = read_at(chain, IN_HEADER).ok_or_else(invalid)?;
+        let units = window.range(wanted.moffset, wanted.len)?;
+        let writable = wanted.flags & SETUPMAPPING_WRITE != 0;
+        let access = if writable {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let file = self.file(header.nodeid, access)?;
+        window.set_up(units, header.nodeid, &file, wanted.foffset, writable)?;
+        // Somebody may have begun to write meanwhile.
+        if let Some(file) = self.files.get(header.nodeid, Access::Write) {
+            window.renew(header.nodeid, &file)?;
+        }
+        Ok(0)
+    }
+
+    fn remove_mappings(&self, chain: &Chain<'_>) -> io::Result<Written> {
+        let window = self.window.as_ref().ok_or_else(|| errno(libc::ENOSYS))?;
+        let wanted: RemovemappingIn = read_at(chain, IN_HEADER).ok_or_else(invalid)?;
+        if total(chain.readable()) > MAX_REQUEST {
+            return Err(invalid());
+        }
+        let mut at = IN_HEADER.saturating_add(size_of::<RemovemappingIn>());
+        for _ in 0..wanted.count {
+            let one: RemovemappingOne = read_at(chain, at).ok_or_else(invalid)?;
+            window.remove(window.range(one.moffset, one.len)?)?;
+            at = at.saturating_add(size_of::<RemovemappingOne>());
+        }
         Ok(0)
     }
 

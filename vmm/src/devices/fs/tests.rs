@@ -2,20 +2,24 @@
 //! broker. More: `tests/fuzz`, and `hostile` of the integration tests.
 
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 
 use protocol::broker::Policy;
 use protocol::fuse::{BatchForgetIn, ForgetOne, InHeader, MAX_REQUEST, Opcode};
 use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_QUEUE_AVAIL_LOW,
     VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NUM, VIRTIO_MMIO_QUEUE_READY,
-    VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_STATUS,
+    VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_SHM_BASE_HIGH,
+    VIRTIO_MMIO_SHM_BASE_LOW, VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_LEN_LOW,
+    VIRTIO_MMIO_SHM_SEL, VIRTIO_MMIO_STATUS,
 };
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::IntoBytes;
 
 use super::device::{FORGETS, Fs};
 use super::server::Server;
-use crate::memory::GuestMemory;
+use super::window::FileWindow;
+use crate::memory::{GuestMemory, GuestRam};
 use crate::slots::{Occupant, Slot};
 use crate::virtio::driver::{Buffer, DriverQueue, QUEUE_BYTES, QUEUE_SIZE};
 
@@ -101,6 +105,41 @@ impl Rig {
         }
         assert!(self.forgets.used(ram).is_some(), "the chain is given back");
         told
+    }
+}
+
+fn shared_memory(slot: &Slot<Fs>, id: u32, ram: &GuestRam) -> (u64, u64) {
+    slot.write(VIRTIO_MMIO_SHM_SEL.into(), &id.to_le_bytes(), ram);
+    let read = |register: u32| {
+        let mut data = [0; 4];
+        slot.read(register.into(), &mut data);
+        u64::from(u32::from_le_bytes(data))
+    };
+    let base = read(VIRTIO_MMIO_SHM_BASE_LOW) | read(VIRTIO_MMIO_SHM_BASE_HIGH) << 32;
+    let bytes = read(VIRTIO_MMIO_SHM_LEN_LOW) | read(VIRTIO_MMIO_SHM_LEN_HIGH) << 32;
+    (base, bytes)
+}
+
+#[test]
+fn window_is_the_first_shared_memory_region() {
+    let rig = Rig::new();
+    let ram = rig.memory.ram();
+    assert_eq!(shared_memory(&rig.slot, 0, ram), (u64::MAX, u64::MAX));
+    let start = GuestAddress(5 << 30);
+    let window = FileWindow::new(start, 6 << 30).unwrap();
+    let fs = Fs::new(Policy::Shared).with_window(Arc::new(window));
+    let slot = Slot::new(fs).unwrap();
+    assert_eq!(shared_memory(&slot, 0, ram), (5 << 30, 6 << 30));
+    for other in [1, 2, u32::MAX] {
+        assert_eq!(shared_memory(&slot, other, ram), (u64::MAX, u64::MAX));
+    }
+}
+
+#[test]
+fn window_of_an_absurd_size_is_refused() {
+    for bytes in [0, 1, 4096, (2 << 20) + 1, (8 << 30) + (2 << 20), u64::MAX] {
+        let refused = FileWindow::new(GuestAddress(1 << 32), bytes).unwrap_err();
+        assert!(refused.to_string().contains("up to 8 GiB"), "{refused}");
     }
 }
 

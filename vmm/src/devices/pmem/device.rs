@@ -76,6 +76,11 @@ impl Pmem {
         })
     }
 
+    /// What is in the window.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     /// The window for KVM: guest address, host address, bytes.
     pub(crate) fn window(&self) -> (GuestAddress, u64, u64) {
         (self.start, self.mapping.host_address(), self.bytes)
