@@ -26,11 +26,14 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_STATUS,
 };
 use vm_memory::{Bytes, GuestAddress};
-use vmm::devices::fs::{self as device, Fs, FsFront, Server};
+use vmm::devices::fs::{self as device, FileWindow, Fs, FsFront, Server};
 use vmm::memory::GuestMemory;
 use vmm::slots::{Occupant, Slot};
 use vmm::virtio::driver::{Buffer, DriverQueue, QUEUE_BYTES, QUEUE_SIZE};
 use zerocopy::{FromBytes, IntoBytes};
+
+/// Bytes of the device's window.
+pub const WINDOW: u64 = 16 << 20;
 
 /// Bytes of the header of a request.
 pub const IN_HEADER: usize = size_of::<InHeader>();
@@ -120,7 +123,9 @@ pub struct RawGuest {
 impl RawGuest {
     fn new(shared: FsDevice) -> Self {
         let memory: &'static _ = Box::leak(Box::new(GuestMemory::new(64 << 20).unwrap()));
-        let slot = Arc::new(Slot::new(Fs::new(shared.policy)).unwrap());
+        let window = FileWindow::new(GuestAddress(1 << 32), WINDOW).unwrap();
+        let fs = Fs::new(shared.policy).with_window(Arc::new(window));
+        let slot = Arc::new(Slot::new(fs).unwrap());
         let server = |channel: OwnedFd| {
             slot.with_device(|fs| Server::new(fs, channel, shared.policy == Policy::Shared))
         };

@@ -15,7 +15,7 @@ use protocol::broker::Policy;
 use protocol::fuse::{InHeader, OutHeader};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_STATUS};
 use vm_memory::{Bytes, GuestAddress};
-use vmm::devices::fs::{Fs, FsFront, Server};
+use vmm::devices::fs::{FileWindow, Fs, FsFront, Server};
 use vmm::memory::GuestRam;
 use vmm::slots::{Occupant, Slot};
 use vmm::virtio::driver::{Buffer, DriverQueue, QUEUE_SIZE};
@@ -40,6 +40,8 @@ const ANSWERED: u64 = 0x20000;
 const ROOMS: [u32; 16] = [
     0, 8, 15, 16, 17, 23, 24, 25, 64, 80, 144, 1024, 4096, 4097, 65536, 0x20000,
 ];
+/// Bytes of the window, if there is one.
+const WINDOW: u64 = 8 << 20;
 /// Bytes of guest RAM.
 const RAM: u32 = 64 << 20;
 
@@ -59,7 +61,7 @@ fn play(input: &mut Input<'_>, ram: &GuestRam) -> Option<()> {
     } else {
         Broker::liar(&tree, input)?
     };
-    let mut guest = Guest::new(&broker, policy, ram);
+    let mut guest = Guest::new(&broker, policy, choices & 4 != 0, ram);
     let _ = guest.work(input);
     drop(guest);
     broker.end();
@@ -130,8 +132,13 @@ struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     /// A device that its driver has brought up.
-    fn new(broker: &'a Broker, policy: Policy, ram: &'a GuestRam) -> Self {
-        let slot = Slot::new(Fs::new(policy)).unwrap();
+    fn new(broker: &'a Broker, policy: Policy, windowed: bool, ram: &'a GuestRam) -> Self {
+        let mut fs = Fs::new(policy);
+        if windowed {
+            let window = FileWindow::new(GuestAddress(1 << 32), WINDOW).unwrap();
+            fs = fs.with_window(Arc::new(window));
+        }
+        let slot = Slot::new(fs).unwrap();
         let [front, worker] = &broker.channels;
         let server = |channel: &OwnedFd| {
             let channel = channel.try_clone().unwrap();
@@ -361,7 +368,7 @@ mod tests {
         with_ram(|ram| {
             let tree = Tree::new();
             let broker = Broker::honest(&tree, Policy::Exclusive);
-            let mut guest = Guest::new(&broker, Policy::Exclusive, ram);
+            let mut guest = Guest::new(&broker, Policy::Exclusive, false, ram);
             // Share 0 of the root, `file` in it, 7 bytes of that.
             let mut read = vec![0, 13, 3, 0, 24];
             read.extend([0_u64, 0, 7].map(u64::to_le_bytes).concat());

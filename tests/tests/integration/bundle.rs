@@ -56,7 +56,7 @@ impl Bundle {
         self.directory.path().join("rootfs").join(path)
     }
 
-    fn bind(&mut self, source: &Path, destination: &str, options: &[&str]) {
+    pub(crate) fn bind(&mut self, source: &Path, destination: &str, options: &[&str]) {
         let mount = json!({
             "type": "bind", "source": source, "destination": destination, "options": options,
         });
@@ -75,7 +75,7 @@ impl Bundle {
     }
 
     /// Writes the configuration; answers the bundle's path.
-    fn write(&self) -> &str {
+    pub(crate) fn write(&self) -> &str {
         let text = serde_json::to_vec(&self.config).unwrap();
         fs::write(self.directory.path().join("config.json"), text).unwrap();
         self.directory.path().to_str().unwrap()

@@ -21,3 +21,4 @@ mod limits;
 mod signals;
 mod stdio;
 mod terminal;
+mod window;

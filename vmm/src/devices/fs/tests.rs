@@ -20,7 +20,7 @@ use super::device::{FORGETS, Fs};
 use super::server::Server;
 use super::window::FileWindow;
 use crate::memory::{GuestMemory, GuestRam};
-use crate::slots::{Occupant, Slot};
+use crate::slots::{FIRST_ADDRESS, Occupant, Slot, Slots};
 use crate::virtio::driver::{Buffer, DriverQueue, QUEUE_BYTES, QUEUE_SIZE};
 
 const REQUEST: u64 = 0x4000;
@@ -108,11 +108,12 @@ impl Rig {
     }
 }
 
-fn shared_memory(slot: &Slot<Fs>, id: u32, ram: &GuestRam) -> (u64, u64) {
-    slot.write(VIRTIO_MMIO_SHM_SEL.into(), &id.to_le_bytes(), ram);
+fn shared_memory(slots: &Slots, id: u32, ram: &GuestRam) -> (u64, u64) {
+    let address = |register: u32| FIRST_ADDRESS.0 + u64::from(register);
+    slots.write(address(VIRTIO_MMIO_SHM_SEL), &id.to_le_bytes(), ram);
     let read = |register: u32| {
         let mut data = [0; 4];
-        slot.read(register.into(), &mut data);
+        slots.read(address(register), &mut data);
         u64::from(u32::from_le_bytes(data))
     };
     let base = read(VIRTIO_MMIO_SHM_BASE_LOW) | read(VIRTIO_MMIO_SHM_BASE_HIGH) << 32;
@@ -122,16 +123,22 @@ fn shared_memory(slot: &Slot<Fs>, id: u32, ram: &GuestRam) -> (u64, u64) {
 
 #[test]
 fn window_is_the_first_shared_memory_region() {
-    let rig = Rig::new();
-    let ram = rig.memory.ram();
-    assert_eq!(shared_memory(&rig.slot, 0, ram), (u64::MAX, u64::MAX));
+    let memory = GuestMemory::new(64 << 20).unwrap();
+    let ram = memory.ram();
+    let alone = |fs| {
+        let mut slots = Slots::new().unwrap();
+        slots.fill(Arc::new(Slot::new(fs).unwrap())).unwrap();
+        slots
+    };
+    let without = alone(Fs::new(Policy::Shared));
+    assert_eq!(shared_memory(&without, 0, ram), (u64::MAX, u64::MAX));
     let start = GuestAddress(5 << 30);
     let window = FileWindow::new(start, 6 << 30).unwrap();
     let fs = Fs::new(Policy::Shared).with_window(Arc::new(window));
-    let slot = Slot::new(fs).unwrap();
-    assert_eq!(shared_memory(&slot, 0, ram), (5 << 30, 6 << 30));
+    let slots = alone(fs);
+    assert_eq!(shared_memory(&slots, 0, ram), (5 << 30, 6 << 30));
     for other in [1, 2, u32::MAX] {
-        assert_eq!(shared_memory(&slot, other, ram), (u64::MAX, u64::MAX));
+        assert_eq!(shared_memory(&slots, other, ram), (u64::MAX, u64::MAX));
     }
 }
 
