@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ::broker::Device;
-use protocol::broker::Policy;
+use protocol::broker::{Changed, Policy, entry_bytes};
 use protocol::fuse::{MAX_ANSWER, Opcode, OutHeader};
 use zerocopy::FromBytes;
 
@@ -82,6 +82,14 @@ impl Vmm<'_> {
         let (length, files) = share::receive(&self.channel, &mut self.room);
         let answer = &self.room[..length];
         let (header, body) = OutHeader::read_from_prefix(answer).expect("half a header");
+        let asked = request.header().filter(|_| request.is_whole());
+        let opcode = asked.and_then(|asked| Opcode::from_number(asked.opcode));
+        // What follows is how a changed directory is now.
+        let changed = opcode.and_then(entry_bytes).map_or(0, |entry| {
+            let told = size_of::<OutHeader>() + entry + size_of::<Changed>();
+            usize::from(length == told) * size_of::<Changed>()
+        });
+        let (length, body) = (length - changed, &body[..body.len() - changed]);
         assert_eq!(
             usize::try_from(header.len),
             Ok(length),
@@ -94,13 +102,11 @@ impl Vmm<'_> {
             header.error
         );
         assert!(header.error == 0 || body.is_empty() && files.is_empty());
-        let asked = request.header().filter(|_| request.is_whole());
         assert_eq!(header.unique, asked.map_or(0, |asked| asked.unique));
         assert!(files.len() <= 1, "more than one descriptor");
         for file in &files {
             self.tree.check_descriptor(file);
         }
-        let opcode = asked.and_then(|asked| Opcode::from_number(asked.opcode));
         if let Some(Opcode::Open | Opcode::Create | Opcode::Tmpfile) = opcode {
             self.opened += 1;
         }

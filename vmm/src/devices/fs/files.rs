@@ -93,14 +93,6 @@ impl Files {
         self.table().entries.remove(&node);
     }
 
-    /// Closes what a node's reader has: it may be of a file that overlayfs has
-    /// copied since.
-    pub(super) fn forget_reader(&self, node: u64) {
-        if let Some(entry) = self.table().entries.get_mut(&node) {
-            entry.read = None;
-        }
-    }
-
     /// Closes everything.
     pub(super) fn clear(&self) {
         let mut table = self.table();

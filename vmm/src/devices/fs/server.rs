@@ -286,18 +286,11 @@ impl Server {
     }
 
     /// After attributes have been set: if that was the length, overlayfs may
-    /// have made another file, and what is open has still the old content.
+    /// have made another file, and the window shows the old one.
     fn resized(&self, node: u64, chain: &Chain<'_>) -> io::Result<()> {
         let valid = read_at::<u32>(chain, IN_HEADER).unwrap_or(0);
-        if valid & fattr::SIZE == 0 {
-            return Ok(());
-        }
-        self.files.forget_reader(node);
-        if self
-            .window
-            .as_ref()
-            .is_some_and(|window| window.shows(node))
-        {
+        let shown = |window: &Arc<FileWindow>| window.shows(node);
+        if valid & fattr::SIZE != 0 && self.window.as_ref().is_some_and(shown) {
             self.file(node, Access::Write)?;
         }
         Ok(())
