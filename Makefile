@@ -28,7 +28,7 @@ test: lint unit fuzz integration ## Run every test: unit, fuzz, integration in t
 lint: dependencies ## Check format and lints
 	@cargo fmt --all --check
 	cargo clippy --quiet --all-targets -- -D warnings
-	cargo clippy --quiet -p agent -p tests -p fuzz --all-targets -- -D warnings
+	cargo clippy --quiet -p agent -p tests -p conformance -p fuzz --all-targets -- -D warnings
 
 .PHONY: unit
 unit: dependencies ## Run the tests that need no virtual machine

@@ -15,6 +15,7 @@ mod bundle;
 mod check;
 mod disks;
 mod hostile;
+mod conformance;
 mod isolation;
 mod leftovers;
 mod limits;

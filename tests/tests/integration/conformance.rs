@@ -1,0 +1,255 @@
+//! Files through nerite answer as the host's do: `tests/conformance` runs in
+//! one bundle under runc and under nerite, and the answers are compared.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tests::{BUSYBOX, Outcome, run};
+
+/// Checks that there are at least: a suite that ended early would agree with
+/// itself.
+const LEAST: usize = 300;
+
+/// What engines give a container, as far as it is about files.
+const CAPABILITIES: [&str; 9] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETUID",
+];
+
+/// The checks whose answers may differ: how their names begin, and where.
+const EXPLAINED: &[(&str, &[Where])] = &[];
+
+/// What holds the directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Where {
+    /// The container's root: an exclusive device.
+    Root,
+    /// A bind mount: a shared device.
+    Volume,
+}
+
+fn command(program: &str, arguments: &[&str]) {
+    let outcome: Outcome = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(outcome.status, 0, "{program} {arguments:?}: {outcome:?}");
+}
+
+/// A file system of its own with a bundle on it.
+struct Place {
+    // In the order in which they go: mounts before what they lie on.
+    mounts: Vec<PathBuf>,
+    bundle: PathBuf,
+    _scratch: tempfile::TempDir,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for mount in self.mounts.iter().rev() {
+            let _ = Command::new("umount").arg(mount).status();
+        }
+    }
+}
+
+impl Place {
+    /// `kind`: what mkfs and mount call it.
+    fn new(kind: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut place = Self {
+            mounts: Vec::new(),
+            bundle: PathBuf::new(),
+            _scratch: scratch,
+        };
+        let directory = place.directory("mount");
+        match kind {
+            "tmpfs" => place.mount(&["-t", "tmpfs", "tmpfs"], &directory),
+            "overlay" => {
+                let below = place.directory("below");
+                place.image("ext4", &below);
+                let layer = |name: &str| {
+                    let path = below.join(name);
+                    fs::create_dir(&path).unwrap();
+                    path.display().to_string()
+                };
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={}",
+                    layer("lower"),
+                    layer("upper"),
+                    layer("work")
+                );
+                place.mount(&["-t", "overlay", "overlay", "-o", &options], &directory);
+            }
+            _ => place.image(kind, &directory),
+        }
+        place.bundle = directory.join("bundle");
+        fs::create_dir(&place.bundle).unwrap();
+        let rootfs = place.bundle.join("rootfs");
+        command("cp", &["-a", BUSYBOX, rootfs.to_str().unwrap()]);
+        let program = std::env::current_exe()
+            .unwrap()
+            .with_file_name("conformance");
+        fs::copy(program, rootfs.join("conformance")).unwrap();
+        place
+    }
+
+    fn directory(&self, name: &str) -> PathBuf {
+        let path = self._scratch.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    fn mount(&mut self, arguments: &[&str], directory: &Path) {
+        let directory_name = directory.to_str().unwrap();
+        command("mount", &[arguments, &[directory_name]].concat());
+        self.mounts.push(directory.into());
+    }
+
+    /// Makes a file system in a file and mounts it.
+    fn image(&mut self, kind: &str, directory: &Path) {
+        let image = self._scratch.path().join("image");
+        let file = fs::File::create(&image).unwrap();
+        file.set_len(512 << 20).unwrap();
+        let image = image.to_str().unwrap();
+        command(&format!("mkfs.{kind}"), &["-q", image]);
+        self.mount(&["-o", "loop", image], directory);
+    }
+
+    /// Makes the bundle one that runs the suite, in new directories.
+    fn prepare(&self, place: Where) {
+        for directory in ["rootfs/work", "volume"] {
+            let path = self.bundle.join(directory);
+            if path.exists() {
+                fs::remove_dir_all(&path).unwrap();
+            }
+            fs::create_dir(&path).unwrap();
+        }
+        let config = self.bundle.join("config.json");
+        if config.exists() {
+            fs::remove_file(&config).unwrap();
+        }
+        let status = Command::new("runc")
+            .arg("spec")
+            .current_dir(&self.bundle)
+            .status();
+        assert!(status.unwrap().success());
+        let text = fs::read(&config).unwrap();
+        let mut value: Value = serde_json::from_slice(&text).unwrap();
+        value["process"]["args"] = json!(["/conformance", "/work"]);
+        value["process"]["terminal"] = json!(false);
+        value["root"]["readonly"] = json!(false);
+        for set in ["bounding", "effective", "permitted"] {
+            value["process"]["capabilities"][set] = json!(CAPABILITIES);
+        }
+        if place == Where::Volume {
+            value["mounts"].as_array_mut().unwrap().push(json!({
+                "type": "bind", "source": self.bundle.join("volume"), "destination": "/work",
+                "options": ["rbind", "rw"],
+            }));
+        }
+        fs::write(&config, serde_json::to_vec(&value).unwrap()).unwrap();
+    }
+
+    /// The answers of a runtime, by check.
+    fn answers(&self, place: Where, runtime: &str) -> BTreeMap<String, String> {
+        self.prepare(place);
+        let bundle = self.bundle.to_str().unwrap();
+        let arguments = ["run", "--bundle", bundle, "conformance"];
+        let outcome = if runtime == "runc" {
+            let output = Command::new("runc").args(arguments).output().unwrap();
+            Outcome::from(output)
+        } else {
+            run(&arguments)
+        };
+        assert_eq!(
+            (outcome.status, &*outcome.stderr),
+            (0, ""),
+            "{runtime} in {place:?}: {}",
+            outcome.stdout
+        );
+        let answers: BTreeMap<String, String> = outcome
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, answer)| (name.into(), answer.into()))
+            .collect();
+        assert!(answers.len() >= LEAST, "only {} checks", answers.len());
+        answers
+    }
+
+    /// Runs the suite on the host and through nerite and compares.
+    fn compare(&self, place: Where) {
+        let host = self.answers(place, "runc");
+        let guest = self.answers(place, "nerite");
+        let excused = |name: &str| {
+            EXPLAINED
+                .iter()
+                .any(|(begin, places)| name.starts_with(begin) && places.contains(&place))
+        };
+        let none = "(no answer)".to_owned();
+        let names = host
+            .keys()
+            .chain(guest.keys().filter(|&name| !host.contains_key(name)));
+        let differences: Vec<String> = names
+            .filter(|name| !excused(name))
+            .filter(|&name| host.get(name) != guest.get(name))
+            .map(|name| {
+                let [host, guest] = [&host, &guest].map(|side| side.get(name).unwrap_or(&none));
+                format!("{name}\n    host:  {host}\n    guest: {guest}")
+            })
+            .collect();
+        assert!(
+            differences.is_empty(),
+            "{} of {} checks differ in {place:?}:\n{}",
+            differences.len(),
+            host.len(),
+            differences.join("\n")
+        );
+    }
+}
+
+#[test]
+fn root_on_ext4() {
+    Place::new("ext4").compare(Where::Root);
+}
+
+#[test]
+fn volume_on_ext4() {
+    Place::new("ext4").compare(Where::Volume);
+}
+
+#[test]
+fn root_on_xfs() {
+    Place::new("xfs").compare(Where::Root);
+}
+
+#[test]
+fn volume_on_xfs() {
+    Place::new("xfs").compare(Where::Volume);
+}
+
+#[test]
+fn root_on_btrfs() {
+    Place::new("btrfs").compare(Where::Root);
+}
+
+#[test]
+fn root_on_overlayfs() {
+    Place::new("overlay").compare(Where::Root);
+}
+
+#[test]
+fn volume_on_tmpfs() {
+    Place::new("tmpfs").compare(Where::Volume);
+}
