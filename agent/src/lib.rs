@@ -22,15 +22,18 @@
 
 mod boot;
 mod container;
+mod copy;
 mod error;
 mod events;
 mod log;
 mod reaper;
 mod server;
+mod sockets;
 #[allow(unsafe_code, reason = "system calls without a safe wrapper elsewhere")]
 mod sys;
 mod timeline;
 mod transport;
+mod watches;
 
 use std::error::Error;
 use std::io;

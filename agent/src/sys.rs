@@ -320,6 +320,60 @@ pub(crate) fn connect_vsock(cid: u32, port: u32) -> io::Result<OwnedFd> {
     }
 }
 
+/// What FUSE calls a file in `/proc/PID/fdinfo` and in handles
+/// (`fuse_encode_fh` in fs/fuse/inode.c): its node's number, upper half first,
+/// and its generation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct FuseHandle([u32; 3]);
+
+impl FuseHandle {
+    /// From the bytes in hexadecimal.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut numbers = [0; 3];
+        let mut rest = text;
+        for number in &mut numbers {
+            let (digits, after) = rest.split_at_checked(8)?;
+            *number = u32::from_str_radix(digits, 16).ok()?.swap_bytes();
+            rest = after;
+        }
+        rest.is_empty().then_some(Self(numbers))
+    }
+
+    /// The node's number.
+    pub(crate) fn node(self) -> u64 {
+        let [upper, lower, _] = self.0;
+        u64::from(upper) << 32 | u64::from(lower)
+    }
+}
+
+/// Refers to a file that the kernel knows, on the file system that `system`
+/// is on, whatever its name is.
+pub(crate) fn open_by_handle(system: BorrowedFd<'_>, handle: FuseHandle) -> Result<OwnedFd, Errno> {
+    /// `FILEID_INO64_GEN`.
+    const KIND: u32 = 0x81;
+    let [upper, lower, generation] = handle.0;
+    let length = u32::try_from(size_of_val(&handle.0)).unwrap_or(0);
+    // `struct file_handle`: length, type, content.
+    let mut file = [length, KIND, upper, lower, generation];
+    // SAFETY: `file` is a file handle of the length that it says.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            system.as_raw_fd(),
+            file.as_mut_ptr(),
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    });
+    let fd = fd.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The path by which a descriptor can be opened again.
+pub(crate) fn descriptor_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
 /// Brings the loopback interface of the caller's network namespace up.
 pub(crate) fn loopback_up() -> Result<(), Errno> {
     let socket = rustix::net::socket_with(

@@ -60,7 +60,7 @@ pub struct Stream(AsyncFd<OwnedFd>);
 
 impl Stream {
     /// Takes a non-blocking stream socket.
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         sys::asynchronous(fd, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
@@ -77,6 +77,21 @@ impl Stream {
         loop {
             let mut guard = self.0.readable().await?;
             if let Ok(result) = guard.try_io(|fd| Ok(rustix::io::read(fd, &mut *buffer)?)) {
+                return result;
+            }
+        }
+    }
+
+    /// Waits until there is something to read, or the end.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.0.readable().await?;
+            // Readiness that is left from before is none.
+            let peek = |fd: &AsyncFd<OwnedFd>| {
+                net::recv(fd, &mut [0], net::RecvFlags::PEEK)?;
+                Ok(())
+            };
+            if let Ok(result) = guard.try_io(peek) {
                 return result;
             }
         }
@@ -99,6 +114,21 @@ fn send(fd: &AsyncFd<OwnedFd>, buffer: &[u8]) -> io::Result<usize> {
     Ok(net::send(fd, buffer, net::SendFlags::NOSIGNAL)?)
 }
 
+/// Receives bytes. Descriptors beside them are an error: they cannot leave the
+/// guest, and whoever sent them should not think that they did.
+fn receive(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    let received = net::recvmsg(
+        fd,
+        &mut [io::IoSliceMut::new(buffer)],
+        &mut net::RecvAncillaryBuffer::default(),
+        net::RecvFlags::CMSG_CLOEXEC,
+    )?;
+    if received.flags.contains(net::ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(received.bytes)
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -108,7 +138,7 @@ impl AsyncRead for Stream {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let unfilled = buf.initialize_unfilled();
-            if let Ok(result) = guard.try_io(|fd| Ok(rustix::io::read(fd, unfilled)?)) {
+            if let Ok(result) = guard.try_io(|fd| receive(fd, unfilled)) {
                 return Poll::Ready(result.map(|count| buf.advance(count)));
             }
         }
@@ -135,5 +165,34 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(net::shutdown(&self.0, Shutdown::Write).map_err(Into::into))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn descriptors_beside_bytes_are_an_error() {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let mut stream = Stream::new(ours).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let bytes = [io::IoSlice::new(b"x")];
+        net::sendmsg(&theirs, &bytes, &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        let descriptors = [theirs.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        net::sendmsg(&theirs, &bytes, &mut control, SendFlags::empty()).unwrap();
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::answer::Answer;
 use crate::caller;
+use crate::news::{self, Announced};
 use crate::nodes::{Found, Limits, NodeId, Nodes};
 use crate::operations::open::OpenFiles;
 use crate::operations::{attributes, create, directory, extended, names, open};
@@ -73,6 +74,8 @@ pub struct Device {
     pub(crate) files: OpenFiles,
     /// The guest has found a window for pages of files.
     window: AtomicBool,
+    /// What the agent is telling the guest.
+    pub(crate) announced: Announced,
 }
 
 /// What goes beside an answer.
@@ -102,6 +105,7 @@ impl Device {
             streams: Streams::default(),
             files: OpenFiles::default(),
             window: AtomicBool::new(false),
+            announced: Announced::default(),
         })
     }
 
@@ -159,6 +163,9 @@ impl Device {
         // The root shows the shares and nothing else.
         if request.node() == NodeId(ROOT) {
             return directory::answer_root(self, opcode, request, answer).map(|()| None);
+        }
+        if let Some(done) = news::answer(self, opcode, *request, answer) {
+            return done;
         }
         let done = match opcode {
             Opcode::Mknod => return create::node(self, request, answer),

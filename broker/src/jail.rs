@@ -53,6 +53,8 @@ pub struct Tree {
     pub mount: OwnedFd,
     /// No writes.
     pub read_only: bool,
+    /// What the host mounts below later appears.
+    pub follows: bool,
 }
 
 /// Where the broker is after [`enter`].
@@ -133,7 +135,11 @@ fn attach(root: &OwnedFd, trees: Vec<Tree>) -> Result<Vec<OwnedFd>, JailError> {
                 } else {
                     0
                 },
-            propagation: libc::MS_SLAVE,
+            propagation: if tree.follows {
+                libc::MS_SLAVE
+            } else {
+                libc::MS_PRIVATE
+            },
         };
         sys::set_mount_attributes(tree.mount.as_fd(), attributes)
             .map_err(failed("restrict a share"))?;

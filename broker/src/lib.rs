@@ -20,6 +20,7 @@ mod caller;
 mod census;
 mod device;
 pub mod jail;
+mod news;
 mod nodes;
 mod operations;
 mod request;
@@ -30,6 +31,7 @@ mod streams;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 #[cfg(any(test, feature = "test-utils"))]
 pub use census::Census;

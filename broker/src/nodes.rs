@@ -340,6 +340,29 @@ impl Nodes {
         })
     }
 
+    /// The node of a file, if the guest knows it.
+    pub(crate) fn known(&self, status: &Status) -> Option<NodeId> {
+        let identity = status.identity(self.births);
+        self.table().known.get(&identity).copied()
+    }
+
+    /// The node that the guest knows under a name, told once more; if there is
+    /// none, a number that no node has.
+    pub(crate) fn recall(&self, directory: NodeId, name: Name<'_>) -> NodeId {
+        let mut table = self.table();
+        let known = table
+            .nodes
+            .iter_mut()
+            .find(|(_, node)| node.parent == directory && node.name.as_c_str() == name.as_c_str());
+        if let Some((id, node)) = known {
+            node.lookups = node.lookups.saturating_add(1);
+            return *id;
+        }
+        let id = NodeId(table.next);
+        table.next = table.next.saturating_add(1);
+        id
+    }
+
     /// The guest forgets `count` answers that named `id`.
     pub(crate) fn forget(&self, id: NodeId, count: u64) {
         if self.is_share(id) {

@@ -4,14 +4,14 @@ use std::error::Error;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use protocol::broker::{Failure, Setup};
+use protocol::broker::{Failure, Policy, Setup};
 use protocol::control::{ControlError, Fd, receive, send};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::device::Device;
 use crate::jail::{self, JailError, Tree};
-use crate::{serve, sys};
+use crate::{serve, sys, watch};
 
 /// A broker that could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -95,17 +95,27 @@ fn begin(setup: Setup, descriptors: Vec<OwnedFd>) -> Result<(), SessionError> {
         trees.push(Tree {
             mount: take(share.tree)?,
             read_only: share.read_only,
+            follows: share.follows,
         });
     }
     let jail = jail::enter(trees)?;
     // Half for what must stay: names lost, files open, streams, channels.
     let descriptors = jail.descriptors / 2 / setup.devices.len().max(1);
+    let mut news = setup.news.map(&mut take).transpose()?;
     let mut shares = jail.shares.into_iter();
     for device in setup.devices {
         let shares = shares.by_ref().take(device.shares.len()).collect();
         let served = Device::new(device.policy, shares, setup.most_nodes, descriptors)
             .map_err(refused("look at a share"))?;
         let served = Arc::new(served);
+        if device.policy == Policy::Shared
+            && let Some(stream) = news.take()
+        {
+            watch::start(Arc::clone(&served), stream).map_err(|source| SessionError::System {
+                act: "start a thread",
+                source,
+            })?;
+        }
         for channel in device.channels {
             serve::start(Arc::clone(&served), take(channel)?).map_err(|source| {
                 SessionError::System {

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -83,6 +83,98 @@ pub(crate) fn set_mount_attributes(
             size_of::<libc::mount_attr>(),
         )
     })
+}
+
+/// A group of fanotify(7) without privileges, which tells directories and names
+/// and who did it if that was this process.
+pub(crate) fn new_watch_group() -> Result<OwnedFd, Errno> {
+    let flags = libc::FAN_CLASS_NOTIF
+        | libc::FAN_CLOEXEC
+        | libc::FAN_NONBLOCK
+        | libc::FAN_REPORT_DIR_FID
+        | libc::FAN_REPORT_NAME
+        | libc::FAN_REPORT_FID;
+    // SAFETY: takes plain numbers.
+    let group = unsafe { libc::syscall(libc::SYS_fanotify_init, flags, libc::O_RDONLY) };
+    let group = i32::try_from(group).map_err(|_| last())?;
+    if group < 0 {
+        return Err(last());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(group) })
+}
+
+/// Adds the file behind a path to a group, for the events of `mask`, or takes
+/// those away.
+pub(crate) fn mark(group: BorrowedFd<'_>, add: bool, mask: u64, path: &CStr) -> Result<(), Errno> {
+    let flags = if add {
+        libc::FAN_MARK_ADD
+    } else {
+        libc::FAN_MARK_REMOVE
+    };
+    // SAFETY: reads the string, which ends with a zero.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_fanotify_mark,
+            group.as_raw_fd(),
+            flags,
+            mask,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+        )
+    })
+}
+
+/// Longest handle of a file (`MAX_HANDLE_SZ`).
+const HANDLE: usize = 128;
+
+/// `struct file_handle` with its longest content.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    content: [u8; HANDLE],
+}
+
+/// The handle of a file as fanotify reports it: length, type, content.
+pub(crate) fn file_handle(file: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+    /// Handles that need not be opened again, since Linux 6.5.
+    const AT_HANDLE_FID: libc::c_int = 0x200;
+    let mut mount = 0;
+    for flags in [AT_HANDLE_FID, 0] {
+        let mut handle = FileHandle {
+            bytes: u32::try_from(HANDLE).unwrap_or(0),
+            kind: 0,
+            content: [0; HANDLE],
+        };
+        // SAFETY: `handle` has room for as many bytes as it says, `mount` for
+        // a number; the path is an empty string.
+        let result = check(unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut handle,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH | flags,
+            )
+        });
+        match result {
+            Err(Errno::INVAL) if flags != 0 => {}
+            result => {
+                result?;
+                let length = usize::try_from(handle.bytes).map_err(|_| Errno::OVERFLOW)?;
+                let content = handle.content.get(..length).ok_or(Errno::OVERFLOW)?;
+                return Ok([
+                    &handle.bytes.to_ne_bytes()[..],
+                    &handle.kind.to_ne_bytes(),
+                    content,
+                ]
+                .concat());
+            }
+        }
+    }
+    Err(Errno::OPNOTSUPP)
 }
 
 /// Dies with the parent.

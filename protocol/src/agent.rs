@@ -19,6 +19,8 @@
 //!   a type of [`DISK_FORMATS`], is the block device in that slot.
 //! - A `bind` mount, in `rootfs` or in the configuration, whose source is a
 //!   [`share_path`] shows a share; the agent mounts its device first.
+//! - A `bind` mount whose source is a [`socket_path`] shows a socket that
+//!   `ForwardSocket` has made before.
 //! - `Start` that fails because the program does not exist answers
 //!   `NOT_FOUND`, because it cannot be executed `PERMISSION_DENIED`.
 //! - Events carry containerd's topics; `TaskOOM` precedes its `TaskExit`.
@@ -62,6 +64,15 @@ pub const SHARES: &str = "/shares";
 #[must_use]
 pub fn share_path(policy: Policy, number: usize) -> String {
     format!("{SHARES}/{}/{number}", policy.tag())
+}
+
+/// The guest's directory with the Unix sockets that stand for the host's.
+pub const SOCKETS: &str = "/sockets";
+
+/// Where the guest has the socket that stands for the host's `number`.
+#[must_use]
+pub fn socket_path(number: usize) -> String {
+    format!("{SOCKETS}/{number}")
 }
 
 /// `nerite.agent.v1`, generated from `proto/nerite/agent/v1/sandbox.proto`.

@@ -91,6 +91,10 @@ pub struct Setup {
     pub devices: Vec<DeviceSetup>,
     /// Nodes that the guest may know at a time, over all devices.
     pub most_nodes: usize,
+    /// A stream to the agent for what happens in the shared device
+    /// ([`crate::news`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub news: Option<Fd>,
 }
 
 /// One virtio-fs device.
@@ -112,6 +116,8 @@ pub struct Share {
     pub tree: Fd,
     /// No writes through this share.
     pub read_only: bool,
+    /// What the host mounts below it later appears in it.
+    pub follows: bool,
 }
 
 /// The broker's only message: why it could not begin.

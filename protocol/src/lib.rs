@@ -17,6 +17,7 @@ pub mod agent;
 pub mod broker;
 pub mod control;
 pub mod fuse;
+pub mod news;
 pub mod oci;
 pub mod stream;
 pub mod timeline;

@@ -136,7 +136,7 @@ pub struct Rlimit {
 
 /// A mount.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Mount {
     /// Where, absolute inside the container.
     pub destination: String,
@@ -148,6 +148,26 @@ pub struct Mount {
     pub source: Option<String>,
     /// As `mount -o` takes them.
     pub options: Vec<String>,
+    /// The owners that it shows for those of the source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// The groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
+}
+
+/// A range of ids that stand for others.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct IdMapping {
+    /// First id inside; of a mount: in the source.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// First id outside; of a mount: what it shows.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// The Linux part.

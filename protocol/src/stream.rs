@@ -26,6 +26,10 @@ impl HostPort {
     /// The agent connects here first and serves ttrpc on the connection.
     pub const AGENT: Self = Self(1024);
 
+    /// The agent's conversation with the broker ([`crate::news`]), when there
+    /// are shared directories.
+    pub const NEWS: Self = Self(1025);
+
     /// The first port that the keeper gives to standard streams.
     pub const FIRST_STREAM: Self = Self(2048);
 }
@@ -66,6 +70,56 @@ impl FromStr for StreamAddress {
     }
 }
 
+/// The keeper's answer on a forwarded socket's control stream, where each
+/// byte that the agent writes asks for one connection to the host's socket;
+/// answers come in order.
+///
+/// ```text
+///  container ──connect──▶ agent ──1 byte──▶ keeper ──connect──▶ host's socket
+///                               ◀─Dialled──        ──that socket──▶ nerite-vmm
+///                         agent ──vsock, Dialled::port───────────────▲
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dialled {
+    /// The host's server waits behind this port.
+    Port(HostPort),
+    /// Nobody listens; the system's error number.
+    Refused(i32),
+}
+
+impl Dialled {
+    /// Bytes of an answer: port and error number, little-endian, one of them
+    /// 0.
+    pub const BYTES: usize = 8;
+
+    /// As it travels.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (port, errno) = match self {
+            Self::Port(port) => (port.0, 0),
+            Self::Refused(errno) => (0, errno.max(1)),
+        };
+        let mut bytes = [0; Self::BYTES];
+        for (to, from) in bytes
+            .iter_mut()
+            .zip(port.to_le_bytes().into_iter().chain(errno.to_le_bytes()))
+        {
+            *to = from;
+        }
+        bytes
+    }
+
+    /// As it has travelled.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        match i32::from_le_bytes([e, f, g, h]) {
+            0 => Self::Port(HostPort(u32::from_le_bytes([a, b, c, d]))),
+            errno => Self::Refused(errno),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +128,13 @@ mod tests {
     fn stream_address_survives_its_text() {
         let address = StreamAddress(HostPort(2049));
         assert_eq!(address.to_string().parse(), Ok(address));
+    }
+
+    #[test]
+    fn dialled_survives_its_bytes() {
+        for answer in [Dialled::Port(HostPort(u32::MAX)), Dialled::Refused(111)] {
+            assert_eq!(Dialled::from_bytes(answer.to_bytes()), answer);
+        }
     }
 
     #[test]

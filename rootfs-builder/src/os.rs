@@ -12,7 +12,7 @@ use crate::erofs::{StoreError, Writer};
 use crate::tree::{Content, Entry, Meta, Names, NodeId, Tree};
 
 /// Directories that the kernel and the agent need, with their modes.
-const DIRECTORIES: [(&str, u16); 8] = [
+const DIRECTORIES: [(&str, u16); 9] = [
     ("dev", 0o755),
     ("proc", 0o555),
     ("run", 0o755),
@@ -20,6 +20,7 @@ const DIRECTORIES: [(&str, u16); 8] = [
     // One for each kind of directory device.
     ("shares/exclusive", 0o755),
     ("shares/shared", 0o755),
+    ("sockets", 0o755),
     ("sys", 0o555),
     ("tmp", 0o1777),
 ];

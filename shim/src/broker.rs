@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -45,7 +46,7 @@ pub enum BrokerError {
 }
 
 /// Directories and files that a sandbox may share.
-pub const MOST_SHARES: usize = MAX_DESCRIPTORS - 2 * CHANNELS;
+pub const MOST_SHARES: usize = MAX_DESCRIPTORS - 2 * CHANNELS - 1;
 
 /// Requests of a device that can be on their way at a time.
 const CHANNELS: usize = 4;
@@ -71,6 +72,8 @@ pub struct SharedTree {
     pub tree: OwnedFd,
     /// No writes by the guest.
     pub read_only: bool,
+    /// What the host mounts below later is seen.
+    pub follows: bool,
 }
 
 /// The VMM's side of a directory device.
@@ -80,6 +83,15 @@ pub struct FsDevice {
     pub policy: Policy,
     /// Its ends of the channels.
     pub channels: Vec<OwnedFd>,
+}
+
+/// What the VMM gets of a broker.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// The directory devices.
+    pub fs: Vec<FsDevice>,
+    /// The broker's stream to the agent, when there is a shared device.
+    pub news: Option<UnixStream>,
 }
 
 /// A running `nerite-fs`. Dropping it kills the process.
@@ -101,7 +113,7 @@ impl Broker {
         program: &Path,
         trees: &[SharedTree],
         memory: u64,
-    ) -> Result<(Self, Vec<FsDevice>), BrokerError> {
+    ) -> Result<(Self, Devices), BrokerError> {
         if trees.len() > MOST_SHARES {
             return Err(BrokerError::TooMany { count: trees.len() });
         }
@@ -128,6 +140,7 @@ impl Broker {
         let mut setup = Setup {
             devices: Vec::new(),
             most_nodes: usize::try_from(memory / GUEST_BYTES_PER_NODE).unwrap_or(usize::MAX),
+            news: None,
         };
         let mut devices = Vec::new();
         let mut ends = Vec::new();
@@ -160,6 +173,7 @@ impl Broker {
                         Share {
                             tree: Fd(descriptors.len() - 1),
                             read_only: tree.read_only,
+                            follows: tree.follows,
                         }
                     })
                     .collect(),
@@ -177,9 +191,21 @@ impl Broker {
                 device.channels.push(Fd(descriptors.len() - 1));
             }
         }
+        let mut news = None;
+        let stream = devices
+            .iter()
+            .any(|device: &FsDevice| device.policy == Policy::Shared)
+            .then(UnixStream::pair)
+            .transpose()
+            .map_err(failed)?;
+        if let Some((ours, theirs)) = &stream {
+            descriptors.push(theirs.as_fd());
+            setup.news = Some(Fd(descriptors.len() - 1));
+            news = Some(ours.try_clone().map_err(failed)?);
+        }
         // The socket is new and has room for a message.
         control::send(broker.control.get_ref().as_fd(), &setup, &descriptors)?;
-        Ok((broker, devices))
+        Ok((broker, Devices { fs: devices, news }))
     }
 
     /// Waits for the broker's end, which is always an error.

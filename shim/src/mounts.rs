@@ -9,18 +9,21 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use protocol::agent::{is_disk_format, share_path};
+use protocol::agent::{is_disk_format, share_path, socket_path};
 use protocol::broker::Policy;
 use protocol::control::BlockLimits;
 use protocol::oci::{Mount, Spec};
-use rustix::fs::{CWD, FileType, fstat};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::broker::SharedTree;
 use crate::bundle::Bundle;
 use crate::disks::{Disk, DiskError, FileKind, Format};
+use crate::idmap::{IdMapError, map_ids};
 use crate::root::{self, RootError, RootSource, UpperSource};
 use crate::rootfs::{FIRST_IMAGE_SLOT, RootFs, SlotFileSystem, Upper};
+use crate::sockets::HostSocket;
 
 /// A mount that cannot be had in a guest.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +41,7 @@ pub enum MountError {
     /// The source is of no kind that can be shared.
     #[error(
         "mount {destination}: {} is a {kind}, which belongs to the host's kernel; \
-         nerite shares directories and regular files", path.display()
+         nerite shares directories, regular files and sockets", path.display()
     )]
     Kind {
         /// The source.
@@ -83,6 +86,25 @@ pub enum MountError {
     /// The root.
     #[error(transparent)]
     Root(#[from] RootError),
+    /// Mounts made in the guest cannot appear on the host.
+    #[error(
+        "mount {destination}: {word:?} would show the container's own mounts to the host, which \
+         cannot see into a virtual machine; use \"rslave\" to see the host's in the container"
+    )]
+    Outwards {
+        /// Where the container wants it.
+        destination: String,
+        /// The option.
+        word: String,
+    },
+    /// Its ids cannot be mapped.
+    #[error("map the ids of mount {destination}")]
+    Ids {
+        /// Where the container wants it.
+        destination: String,
+        /// Why.
+        source: IdMapError,
+    },
     /// A bind mount or a disk from nowhere.
     #[error("mount {destination} has no source")]
     NoSource {
@@ -119,6 +141,8 @@ pub struct Plan {
     pub disks: Vec<Disk>,
     /// How fast each disk may be.
     pub limits: BlockLimits,
+    /// The host's sockets that the container may connect to.
+    pub sockets: Vec<HostSocket>,
 }
 
 /// Images and disks as they are found. Disks have the slots behind all images,
@@ -187,21 +211,50 @@ pub fn plan(bundle: Bundle) -> Result<Plan, MountError> {
         trees.push(root_tree(&root)?);
     }
     let root = add_root(&mut devices, &source, &spec).map_err(RootError::from)?;
+    let mut sockets = Vec::new();
     let mut shared = 0;
+    let mut mounts: Vec<Mount> = Vec::with_capacity(spec.mounts.len());
     let mut mounted = Vec::new();
-    for (index, mount) in spec.mounts.iter_mut().enumerate() {
-        if let Some(place) = disk(&mut devices, mount, index)? {
-            mounted.push((index, place));
-        } else if let Some(tree) = share(mount)? {
-            mount.source = Some(share_path(Policy::Shared, shared));
-            mount.kind = Some("bind".into());
-            shared += 1;
-            trees.push(tree);
+    for (index, mut mount) in spec.mounts.into_iter().enumerate() {
+        if let Some(place) = disk(&mut devices, &mount, index)? {
+            mounted.push((mounts.len(), place));
+            mounts.push(mount);
+            continue;
+        }
+        let inside = match share(&mut mount)? {
+            None => Vec::new(),
+            Some(Shared::Tree(tree)) => {
+                mount.source = Some(share_path(Policy::Shared, shared));
+                mount.kind = Some("bind".into());
+                shared += 1;
+                let inside = sockets_in(&tree.tree, &mount.destination)?;
+                trees.push(tree);
+                inside
+            }
+            Some(Shared::Socket(socket)) => {
+                mount.source = Some(socket_path(sockets.len()));
+                mount.kind = Some("bind".into());
+                sockets.push(socket);
+                Vec::new()
+            }
+        };
+        mounts.push(mount);
+        for (destination, socket) in inside {
+            mounts.push(Mount {
+                destination,
+                kind: Some("bind".into()),
+                source: Some(socket_path(sockets.len())),
+                ..Mount::default()
+            });
+            sockets.push(socket);
         }
     }
     for (index, place) in mounted {
-        spec.mounts[index].source = Some(format!("slot:{}", devices.slot(place)));
+        if let Some(mount) = mounts.get_mut(index) {
+            mount.source = Some(format!("slot:{}", devices.slot(place)));
+        }
     }
+    spec.mounts = mounts;
     Ok(Plan {
         spec,
         root: root.settle(&devices),
@@ -209,6 +262,7 @@ pub fn plan(bundle: Bundle) -> Result<Plan, MountError> {
         images: devices.images,
         disks: devices.disks,
         limits,
+        sockets,
     })
 }
 
@@ -231,6 +285,7 @@ fn root_tree(root: &Path) -> Result<SharedTree, MountError> {
         tree: open(root, "/", true)?,
         // Mount points may have to be made in it; the agent closes it then.
         read_only: false,
+        follows: true,
     })
 }
 
@@ -343,11 +398,22 @@ fn is_read_only(mount: &Mount) -> bool {
     last.is_some_and(|option| option == "ro")
 }
 
+/// What a bind mount shows of the host.
+#[derive(Debug)]
+enum Shared {
+    Tree(SharedTree),
+    Socket(HostSocket),
+}
+
 /// The share behind a mount, `None` if it is the guest's own.
-fn share(mount: &Mount) -> Result<Option<SharedTree>, MountError> {
+fn share(mount: &mut Mount) -> Result<Option<Shared>, MountError> {
     let has = |word: &str| mount.options.iter().any(|option| option == word);
     let kind = mount.kind.as_deref().unwrap_or_default();
     let recursive = has("rbind");
+    if has("remount") {
+        // Concerns what the guest has mounted before.
+        return Ok(None);
+    }
     if !(recursive || has("bind") || matches!(kind, "bind" | "")) {
         if OWN.contains(&kind) {
             return Ok(None);
@@ -357,19 +423,29 @@ fn share(mount: &Mount) -> Result<Option<SharedTree>, MountError> {
             kind: kind.into(),
         });
     }
-    let Some(source) = mount.source.as_deref().filter(|source| !source.is_empty()) else {
+    let Some(source) = mount.source.clone().filter(|source| !source.is_empty()) else {
         return Err(MountError::NoSource {
             destination: mount.destination.clone(),
         });
     };
-    let path = Path::new(source);
+    if let Some(word) = mount
+        .options
+        .iter()
+        .find(|word| matches!(word.as_str(), "shared" | "rshared"))
+    {
+        return Err(MountError::Outwards {
+            destination: mount.destination.clone(),
+            word: word.clone(),
+        });
+    }
+    let path = Path::new(&source);
     let tree = open(path, &mount.destination, recursive)?;
     let kind = match kind_of(&tree, path, &mount.destination)? {
         FileType::Directory | FileType::RegularFile => None,
+        FileType::Socket => return socket(tree, path, &mount.destination).map(Some),
         FileType::BlockDevice => Some("block device"),
         FileType::CharacterDevice => Some("character device"),
         FileType::Fifo => Some("named pipe"),
-        FileType::Socket => Some("socket"),
         FileType::Symlink | FileType::Unknown => Some("file of unknown kind"),
     };
     if let Some(kind) = kind {
@@ -379,11 +455,133 @@ fn share(mount: &Mount) -> Result<Option<SharedTree>, MountError> {
             kind,
         });
     }
-    Ok(Some(SharedTree {
+    map_ids(tree.as_fd(), mount).map_err(|source| MountError::Ids {
+        destination: mount.destination.clone(),
+        source,
+    })?;
+    let flags = flags_of(&tree).map_err(|source| MountError::Open {
+        path: path.into(),
+        destination: mount.destination.clone(),
+        source,
+    })?;
+    inherit(&mut mount.options, flags);
+    // The last word counts, as with mount(8).
+    let last = |one: &[&str]| -> Option<&str> {
+        let mut words = mount.options.iter().map(String::as_str);
+        words.rfind(|word| one.contains(word))
+    };
+    Ok(Some(Shared::Tree(SharedTree {
         policy: Policy::Shared,
+        // On the host it is so with all that is mounted below.
+        read_only: last(&["ro", "rw"]) == Some("ro") || last(&["rro", "rrw"]) == Some("rro"),
+        follows: !matches!(
+            last(&[
+                "private",
+                "rprivate",
+                "unbindable",
+                "runbindable",
+                "slave",
+                "rslave"
+            ]),
+            Some("private" | "rprivate" | "unbindable" | "runbindable")
+        ),
         tree,
-        read_only: is_read_only(mount),
-    }))
+    })))
+}
+
+/// Options that set a flag of the mount.
+const FLAGS: [&str; 5] = ["ro", "nosuid", "nodev", "noexec", "nosymfollow"];
+
+/// Options that say when times of access are kept.
+const TIMES: [&str; 4] = ["noatime", "nodiratime", "relatime", "strictatime"];
+
+/// Adds the flags of the source as mount(2) does: a mount that sets some has
+/// exactly those, but for the times of access, which are a matter of their own.
+fn inherit(options: &mut Vec<String>, of_source: impl Iterator<Item = &'static str>) {
+    let sets = |words: &[&str]| options.iter().any(|option| words.contains(&&**option));
+    let (times, flags) = (sets(&TIMES), sets(&FLAGS));
+    options.extend(
+        of_source
+            .filter(|word| !times && (!flags || TIMES.contains(word)))
+            .map(String::from),
+    );
+}
+
+/// The options that a mount has.
+fn flags_of(tree: &OwnedFd) -> io::Result<impl Iterator<Item = &'static str>> {
+    let flags = fstatvfs(tree)?.f_flag;
+    let relative = StatVfsMountFlags::RELATIME | StatVfsMountFlags::NOATIME;
+    Ok([
+        ("ro", flags.contains(StatVfsMountFlags::RDONLY)),
+        ("nosuid", flags.contains(StatVfsMountFlags::NOSUID)),
+        ("nodev", flags.contains(StatVfsMountFlags::NODEV)),
+        ("noexec", flags.contains(StatVfsMountFlags::NOEXEC)),
+        ("noatime", flags.contains(StatVfsMountFlags::NOATIME)),
+        ("nodiratime", flags.contains(StatVfsMountFlags::NODIRATIME)),
+        ("strictatime", !flags.intersects(relative)),
+    ]
+    .into_iter()
+    .filter_map(|(word, set)| set.then_some(word)))
+}
+
+/// Entries of a volume that are looked at for sockets, and sockets in it that
+/// are passed on: a directory for sockets has few of either.
+const MOST_ENTRIES: usize = 512;
+const MOST_SOCKETS: usize = 32;
+
+/// The sockets that are in a volume, at its top, and where the container has
+/// them.
+fn sockets_in(tree: &OwnedFd, destination: &str) -> Result<Vec<(String, HostSocket)>, MountError> {
+    let find = || -> Result<Vec<_>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match openat(tree, c".", flags, Mode::empty()) {
+            Err(Errno::NOTDIR) => return Ok(Vec::new()),
+            result => result?,
+        };
+        let mut found = Vec::new();
+        for entry in Dir::new(directory)?.take(MOST_ENTRIES) {
+            let entry = entry?;
+            // A name that is no text is no destination either.
+            let (FileType::Socket, Ok(name)) = (entry.file_type(), entry.file_name().to_str())
+            else {
+                continue;
+            };
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match openat(tree, name, flags, Mode::empty()) {
+                Err(Errno::NOENT) => {}
+                socket => found.push((format!("{destination}/{name}"), host_socket(socket?)?)),
+            }
+            if found.len() == MOST_SOCKETS {
+                break;
+            }
+        }
+        Ok(found)
+    };
+    find().map_err(|errno| MountError::Open {
+        path: destination.into(),
+        destination: destination.into(),
+        source: errno.into(),
+    })
+}
+
+/// A socket to which connections are passed on.
+fn socket(socket: OwnedFd, path: &Path, destination: &str) -> Result<Shared, MountError> {
+    let socket = host_socket(socket).map_err(|errno| MountError::Open {
+        path: path.into(),
+        destination: destination.into(),
+        source: errno.into(),
+    })?;
+    Ok(Shared::Socket(socket))
+}
+
+fn host_socket(socket: OwnedFd) -> Result<HostSocket, Errno> {
+    let status = fstat(&socket)?;
+    Ok(HostSocket {
+        socket,
+        mode: status.st_mode & 0o777,
+        uid: status.st_uid,
+        gid: status.st_gid,
+    })
 }
 
 /// A clone of the mount at `path`, attached nowhere.
@@ -419,13 +617,14 @@ mod tests {
             kind: Some(kind.into()),
             source: Some(source.into()),
             options: options.iter().map(|&option| option.into()).collect(),
+            ..Mount::default()
         }
     }
 
     #[test]
     fn file_systems_of_the_host_are_refused_by_name() {
-        assert!(share(&mount("tmpfs", "tmpfs", &[])).unwrap().is_none());
-        let error = share(&mount("nfs", "server:/x", &[])).unwrap_err();
+        assert!(share(&mut mount("tmpfs", "tmpfs", &[])).unwrap().is_none());
+        let error = share(&mut mount("nfs", "server:/x", &[])).unwrap_err();
         assert!(error.to_string().contains("\"nfs\""), "{error}");
     }
 
@@ -446,12 +645,30 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_the_source_count_unless_there_are_others() {
+        let inherited = |own: &[&str]| {
+            let mut options: Vec<String> = own.iter().map(|&word| word.into()).collect();
+            inherit(&mut options, ["nosuid", "noexec", "noatime"].into_iter());
+            options.join(",")
+        };
+        assert_eq!(inherited(&["rbind"]), "rbind,nosuid,noexec,noatime");
+        assert_eq!(inherited(&["ro"]), "ro,noatime");
+        assert_eq!(inherited(&["relatime"]), "relatime");
+    }
+
+    #[test]
+    fn mounts_of_the_guest_cannot_reach_the_host() {
+        let error = share(&mut mount("bind", "/", &["rbind", "rshared"])).unwrap_err();
+        assert!(error.to_string().contains("\"rshared\""), "{error}");
+    }
+
+    #[test]
     fn missing_source_is_named() {
-        let error = share(&mount("bind", "/nowhere/at/all", &[])).unwrap_err();
+        let error = share(&mut mount("bind", "/nowhere/at/all", &[])).unwrap_err();
         assert!(
             error.to_string().contains("/nowhere/at/all as /d"),
             "{error}"
         );
-        assert!(share(&mount("bind", "", &[])).is_err());
+        assert!(share(&mut mount("bind", "", &[])).is_err());
     }
 }

@@ -12,6 +12,9 @@
 //! with the machine: whatever kills it is what the caller gets to read, not
 //! the broken stream that follows from it.
 
+mod copy;
+mod forward;
+
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -19,7 +22,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,13 +40,15 @@ use protocol::oci;
 use protocol::stream::{HostPort, StreamAddress};
 use protocol::timeline::{GuestClock, Point};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use ttrpc::r#async::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::Context;
 
 use crate::assets::{AssetError, Assets};
-use crate::broker::{Broker, BrokerError, SharedTree};
+use crate::broker::{Broker, BrokerError, Devices, SharedTree};
 use crate::disks::Disk;
+use crate::ports::Ports;
 use crate::rootfs::{RootFs, root_mounts};
 use crate::size::ByteSize;
 use crate::vmm::{Machine, Vmm, VmmError};
@@ -182,7 +186,9 @@ pub struct Sandbox {
     running: Running,
     tasks: TaskClient,
     agent: SandboxClient,
-    next_port: AtomicU32,
+    ports: Arc<Ports>,
+    /// Whoever connects to the host's sockets for the guest.
+    dialers: Mutex<JoinSet<()>>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -242,12 +248,19 @@ impl Sandbox {
         let kernel = assets.open_kernel()?;
         let os_layer = assets.open_os_layer()?;
         let (keeper, guest) = stream_pair()?;
-        let (broker, fs) = if config.trees.is_empty() {
-            (None, Vec::new())
+        let (broker, devices) = if config.trees.is_empty() {
+            (None, Devices::default())
         } else {
-            let (broker, fs) = Broker::start(&assets.broker, &config.trees, config.memory.0)?;
-            (Some(broker), fs)
+            let (broker, devices) = Broker::start(&assets.broker, &config.trees, config.memory.0)?;
+            (Some(broker), devices)
         };
+        let mut streams = vec![(HostPort::AGENT, guest.as_fd())];
+        streams.extend(
+            devices
+                .news
+                .iter()
+                .map(|news| (HostPort::NEWS, news.as_fd())),
+        );
         let mut pmem = vec![os_layer.as_fd()];
         pmem.extend(config.images.iter().map(AsFd::as_fd));
         vmm.start(&Machine {
@@ -258,9 +271,9 @@ impl Sandbox {
             pmem,
             disks: &config.disks,
             limits: config.limits,
-            fs: &fs,
+            fs: &devices.fs,
             window: config.window.round_up(ByteSize::mib(2)).0,
-            streams: vec![(HostPort::AGENT, guest.as_fd())],
+            streams,
             console: config.console.as_ref().map(AsFd::as_fd),
             kernel_arguments: config.kernel_arguments,
         })
@@ -283,7 +296,8 @@ impl Sandbox {
             running,
             tasks: TaskClient::new(client.clone()),
             agent: SandboxClient::new(client),
-            next_port: AtomicU32::new(HostPort::FIRST_STREAM.0),
+            ports: Arc::default(),
+            dialers: Mutex::default(),
         })
     }
 
@@ -526,7 +540,7 @@ impl Sandbox {
     }
 
     async fn stream(&self) -> Result<(String, UnixStream), SandboxError> {
-        let port = HostPort(self.next_port.fetch_add(1, Ordering::Relaxed));
+        let port = self.ports.next();
         let stream = match self.vmm.add_stream(port).await {
             Ok(stream) => stream,
             Err(error) => return Err(self.last_words().await.unwrap_or_else(|| error.into())),

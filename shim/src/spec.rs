@@ -142,6 +142,7 @@ fn mounts() -> Vec<oci::Mount> {
         kind: Some(kind.into()),
         source: Some(source.into()),
         options: options.iter().map(|&option| option.into()).collect(),
+        ..oci::Mount::default()
     };
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),

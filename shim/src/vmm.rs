@@ -235,12 +235,25 @@ impl Vmm {
                 source,
             },
         })?;
+        self.give_stream(port, theirs.as_fd()).await?;
+        Ok(ours)
+    }
+
+    /// Gives the guest a stream whose other end is not the keeper's.
+    ///
+    /// # Errors
+    ///
+    /// [`VmmError`].
+    pub async fn give_stream(
+        &self,
+        port: HostPort,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), VmmError> {
         let stream = StreamConfig {
             port,
             socket: Fd(0),
         };
-        self.send(&ToVmm::Stream(stream), &[theirs.as_fd()]).await?;
-        Ok(ours)
+        self.send(&ToVmm::Stream(stream), &[socket]).await
     }
 
     /// The VMM's next message.

@@ -3,14 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
-use crate::eventually;
-
-/// How long the host's kernel may take to free a virtual machine whose
-/// keeper has returned already: grace periods, tens of milliseconds, and
-/// more in emulation.
-const TEARDOWN: Duration = Duration::from_secs(10);
+use crate::{TEARDOWN, eventually};
 
 /// Processes, mounts, cgroups and temporary files at one moment.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -10,6 +10,7 @@
     reason = "a test says what failed by panicking"
 )]
 
+pub mod bundle;
 pub mod leftovers;
 pub mod pty;
 pub mod raw;
@@ -23,6 +24,14 @@ pub const BUSYBOX: &str = "/srv/roots/busybox";
 
 /// A minimal Debian 13.
 pub const DEBIAN: &str = "/srv/roots/debian";
+
+/// A Debian with fio, SQLite and PostgreSQL.
+pub const WORKBENCH: &str = "/srv/roots/workbench";
+
+/// How long the host's kernel may take to free a virtual machine whose
+/// keeper has returned already: grace periods, tens of milliseconds, and
+/// more in emulation.
+pub const TEARDOWN: Duration = Duration::from_secs(10);
 
 /// How a command ended and what it said.
 #[derive(Debug, Eq, PartialEq)]

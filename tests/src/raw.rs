@@ -71,7 +71,7 @@ impl Shared {
         let started = runtime.block_on(async { Broker::start(&program, trees, memory) });
         let (broker, devices) = started.unwrap();
         let shared = Self { broker, runtime };
-        (shared, devices.into_iter().map(RawGuest::new).collect())
+        (shared, devices.fs.into_iter().map(RawGuest::new).collect())
     }
 
     /// Resident memory of the broker, in bytes.

@@ -39,6 +39,11 @@ pub(crate) struct MountPlan {
 pub(crate) enum Source {
     /// A file system.
     New(FileSystem),
+    /// What is mounted there already, changed.
+    Remount {
+        /// Options of the file system; `None`: only the mount's own change.
+        options: Option<Vec<(CString, Option<CString>)>>,
+    },
     /// A file or directory of the guest.
     Bind {
         /// Where it is in the guest.
@@ -57,6 +62,8 @@ pub(crate) struct FileSystem {
     pub(crate) source: Option<CString>,
     /// Its options.
     pub(crate) options: Vec<(CString, Option<CString>)>,
+    /// It begins with a copy of what it covers.
+    pub(crate) copy_up: bool,
 }
 
 /// Files below `/proc` that may be mounted over.
@@ -79,11 +86,25 @@ impl MountPlan {
     pub(crate) fn new(mount: &oci::Mount) -> Result<Self> {
         let target = InRoot::parse("mounts.destination", &mount.destination)?;
         let clean = target.clean();
-        let options = Options::parse(&clean, &mount.options)?;
+        let options = Options::parse(&mount.options)?;
         let kind = mount.kind.as_deref().unwrap_or_default();
         let bind = options.bind || matches!(kind, "bind" | "");
         refuse_target(&clean, kind, bind)?;
-        let source = if bind {
+        if options.copy_up && (bind || kind != "tmpfs") {
+            return Err(Failure::argument(format!(
+                "mounts.options \"tmpcopyup\" of {clean} makes sense for tmpfs only"
+            )));
+        }
+        if let Some(word) = options.ids {
+            return Err(Failure::argument(format!(
+                "mounts.options {word:?} of {clean} makes sense for bind mounts of the host only"
+            )));
+        }
+        let source = if options.remount {
+            Source::Remount {
+                options: (!bind).then_some(options.data),
+            }
+        } else if bind {
             let path = mount.source.as_deref().unwrap_or_default();
             if !path.starts_with('/') {
                 return Err(Failure::argument(format!(
@@ -122,6 +143,7 @@ impl MountPlan {
                     .map(|source| c_string("mounts.source", source))
                     .transpose()?,
                 options: data,
+                copy_up: options.copy_up,
             })
         };
         Ok(Self {
@@ -156,6 +178,9 @@ fn refuse_target(clean: &str, kind: &str, bind: bool) -> Result<()> {
 struct Options {
     bind: bool,
     recursive: bool,
+    remount: bool,
+    copy_up: bool,
+    ids: Option<&'static str>,
     read_only: bool,
     attributes: MountAttributes,
     recursive_attributes: MountAttributes,
@@ -163,33 +188,37 @@ struct Options {
 }
 
 impl Options {
-    fn parse(target: &str, words: &[String]) -> Result<Self> {
+    fn parse(words: &[String]) -> Result<Self> {
         let mut options = Self {
             bind: false,
             recursive: false,
+            remount: false,
+            copy_up: false,
+            ids: None,
             read_only: false,
             attributes: MountAttributes::NONE,
             recursive_attributes: MountAttributes::NONE,
             data: Vec::new(),
         };
         for word in words {
-            options.take(target, word)?;
+            options.take(word)?;
         }
         Ok(options)
     }
 
-    fn take(&mut self, target: &str, word: &str) -> Result<()> {
+    fn take(&mut self, word: &str) -> Result<()> {
         match word {
-            "" | "defaults" => {}
+            // How loud the kernel is, and what every file system here has.
+            "" | "defaults" | "silent" | "loud" | "acl" | "iversion" | "noiversion" => {}
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
-            "remount" | "idmap" | "ridmap" | "tmpcopyup" => {
-                return Err(Failure::argument(format!(
-                    "mounts.options {word:?} of {target} is not supported"
-                )));
-            }
+            "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
+            // The keeper has done it for the host's, and taken the word out.
+            "idmap" => self.ids = Some("idmap"),
+            "ridmap" => self.ids = Some("ridmap"),
             _ => {
                 if let Some((recursive, propagation)) = propagation(word) {
                     let to = if recursive {
@@ -292,6 +321,7 @@ mod tests {
             kind: Some(kind.into()),
             source: Some(source.into()),
             options: options.iter().map(|&option| option.into()).collect(),
+            ..oci::Mount::default()
         })
     }
 
@@ -358,6 +388,14 @@ mod tests {
         assert!(plan("/proc", "proc", "proc", &[]).is_ok());
         assert!(plan("/proc/uptime", "bind", "/s", &[]).is_ok());
         assert!(plan("/processes", "tmpfs", "tmpfs", &[]).is_ok());
+    }
+
+    #[test]
+    fn words_for_other_kinds_of_mounts_are_refused() {
+        assert!(plan("/d", "bind", "/s", &["tmpcopyup"]).is_err());
+        assert!(plan("/d", "tmpfs", "t", &["idmap"]).is_err());
+        let plan = plan("/d", "bind", "", &["remount", "ro"]).unwrap();
+        assert!(matches!(plan.source, Source::Remount { options: None }));
     }
 
     #[test]

@@ -326,6 +326,7 @@ mod tests {
             kind: Some("bind".into()),
             source: Some("/dev".into()),
             options: Vec::new(),
+            ..oci::Mount::default()
         });
         let root = RootPlan {
             layers: Vec::new(),

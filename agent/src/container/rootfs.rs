@@ -135,6 +135,7 @@ impl Layer {
                     kind: c_string(field, kind)?,
                     source: Some(c_string(field, source)?),
                     options,
+                    copy_up: false,
                 })
             }
         };
@@ -187,7 +188,7 @@ mod tests {
         let mut rootfs = mounts(&["ext4"]);
         let options = |rootfs: &[Mount]| match &RootPlan::new(rootfs).unwrap().layers[0].source {
             Source::New(system) => system.options.len(),
-            Source::Bind { .. } => panic!("a bind mount"),
+            Source::Bind { .. } | Source::Remount { .. } => panic!("no file system"),
         };
         assert_eq!(options(&rootfs), 1);
         rootfs[0].options = vec!["rw".into()];

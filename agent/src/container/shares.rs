@@ -2,14 +2,15 @@
 //! [`SHARES`], when the first container needs it. Containers get bind mounts
 //! of what is in there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use protocol::agent::SHARES;
 use protocol::agent::api::Mount;
+use protocol::broker::Policy;
 use protocol::oci;
-use rustix::fs::{Mode, OFlags, major, minor, open, stat};
+use rustix::fs::{Mode, OFlags, fstat, major, minor, open, stat};
 use rustix::mount::{MountFlags, mount};
 
 use crate::error::{Attempt, Failure, Result};
@@ -18,6 +19,9 @@ use crate::error::{Attempt, Failure, Result};
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     mounted: Mutex<BTreeSet<String>>,
+    /// Where each file system of the shared device is, by its number as
+    /// `/proc/PID/fdinfo` has it.
+    systems: Mutex<BTreeMap<u32, String>>,
 }
 
 impl Shares {
@@ -56,11 +60,26 @@ impl Shares {
         drop(mounted);
         // A directory is a file system of its own, mounted when it is first
         // entered: here and now, so that all containers have the same one.
+        let mut system = format!("{SHARES}/{tag}");
         if Path::new(source).is_dir() {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            open(source, flags, Mode::empty()).attempt(|| format!("enter {source}"))?;
+            source.clone_into(&mut system);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let entered = || open(&*system, flags, Mode::empty()).and_then(fstat);
+        let status = entered().attempt(|| format!("enter {system}"))?;
+        if tag == Policy::Shared.tag() {
+            // The kernel's own form of a device number.
+            let number = major(status.st_dev) << 20 | minor(status.st_dev);
+            let mut systems = self.systems.lock().unwrap_or_else(PoisonError::into_inner);
+            systems.insert(number, system);
         }
         Ok(())
+    }
+
+    /// Where each file system of the shared device is, by its number.
+    pub(crate) fn systems(&self) -> BTreeMap<u32, String> {
+        let systems = self.systems.lock();
+        systems.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -78,6 +78,7 @@ impl Agent {
                 ..TaskCreate::default()
             },
         );
+        self.watch_shares();
         let agent = Arc::clone(self);
         let watched = Arc::downgrade(&container);
         tokio::spawn(oom::watch(watched, move |container| {

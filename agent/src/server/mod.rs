@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -33,19 +34,23 @@ use crate::container::process::Process;
 use crate::container::shares::Shares;
 use crate::error::{Attempt, Failure, Result};
 use crate::events::Events;
+use crate::sockets::Sockets;
 use crate::timeline::Timeline;
 use crate::transport::{Stream, Transport};
-use crate::{log, reaper};
+use crate::{log, reaper, watches};
 
 /// The agent.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    transport: Transport,
+    pub(crate) transport: Transport,
     /// Processes that are children of the agent.
     children: Mutex<HashMap<Pid, Arc<Process>>>,
     /// Containers; `None` while one is being made.
     containers: Mutex<BTreeMap<String, Option<Arc<Container>>>>,
-    shares: Shares,
+    pub(crate) shares: Shares,
+    /// Somebody looks after what is watched in the shares.
+    watching: AtomicBool,
+    sockets: Sockets,
     events: Events,
     timeline: Timeline,
     /// The pid namespace that the agent is in.
@@ -74,6 +79,8 @@ pub(crate) async fn serve(
         children: Mutex::default(),
         containers: Mutex::default(),
         shares: Shares::default(),
+        watching: AtomicBool::new(false),
+        sockets: Sockets::default(),
         events: Events::default(),
         timeline,
         pid_namespace: File::open("/proc/self/ns/pid")
@@ -125,6 +132,34 @@ impl Agent {
             .cloned()
             .flatten()
             .ok_or_else(|| Failure::not_found(format!("container {id:?} does not exist")))
+    }
+
+    /// Microseconds of processor time that the containers have used.
+    pub(crate) fn processor_use(&self) -> u64 {
+        let used = |container: &Arc<Container>| {
+            let text = container.cgroup.read("cpu.stat")?;
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("usage_usec "));
+            line?.parse::<u64>().ok()
+        };
+        let containers = self.containers();
+        let used = containers.values().flatten().filter_map(used);
+        used.fold(0, u64::wrapping_add)
+    }
+
+    /// Sees to it that what is watched in shared directories is notified of
+    /// what others do there.
+    fn watch_shares(self: &Arc<Self>) {
+        if self.shares.systems().is_empty() || self.watching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let agent = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = watches::run(agent).await {
+                log::line(&format!("file events: {}", log::chain(&error)));
+            }
+        });
     }
 
     /// Kills everything and ends the agent.

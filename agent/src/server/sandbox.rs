@@ -1,18 +1,21 @@
 //! `nerite.agent.v1.Sandbox`: the guest as a whole.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use protocol::agent::sandbox::{
-    InfoRequest, InfoResponse, NextEventsRequest, NextEventsResponse, OnlineCpusRequest,
-    OnlineCpusResponse, Sandbox, ShutdownRequest, ShutdownResponse, TimelinePoint, TimelineRequest,
-    TimelineResponse,
+    CopyInRequest, CopyInResponse, CopyOutRequest, CopyOutResponse, ForwardSocketRequest,
+    ForwardSocketResponse, InfoRequest, InfoResponse, NextEventsRequest, NextEventsResponse,
+    OnlineCpusRequest, OnlineCpusResponse, Sandbox, ShutdownRequest, ShutdownResponse,
+    TimelinePoint, TimelineRequest, TimelineResponse,
 };
 use rustix::system::{sysinfo, uname};
 use ttrpc::r#async::TtrpcContext;
 
 use super::Agent;
+use crate::copy;
 use crate::error::{Attempt, Failure, Result};
 
 /// The service.
@@ -79,6 +82,38 @@ impl Sandbox for SandboxService {
             online: online()?,
             ..OnlineCpusResponse::default()
         })
+    }
+
+    async fn forward_socket(
+        &self,
+        _context: &TtrpcContext,
+        request: ForwardSocketRequest,
+    ) -> ttrpc::Result<ForwardSocketResponse> {
+        let agent = &self.0;
+        agent.sockets.forward(&agent.transport, &request).await?;
+        Ok(ForwardSocketResponse::default())
+    }
+
+    async fn copy_out(
+        &self,
+        _context: &TtrpcContext,
+        request: CopyOutRequest,
+    ) -> ttrpc::Result<CopyOutResponse> {
+        let container = self.0.container(&request.id)?;
+        let (root, transport) = (container.root.as_fd(), &self.0.transport);
+        copy::out(root, &request.path, transport, &request.stream).await?;
+        Ok(CopyOutResponse::default())
+    }
+
+    async fn copy_in(
+        &self,
+        _context: &TtrpcContext,
+        request: CopyInRequest,
+    ) -> ttrpc::Result<CopyInResponse> {
+        let container = self.0.container(&request.id)?;
+        let (root, transport) = (container.root.as_fd(), &self.0.transport);
+        copy::into(root, &request.directory, transport, &request.stream).await?;
+        Ok(CopyInResponse::default())
     }
 
     async fn shutdown(

@@ -142,6 +142,7 @@ async fn links_of_an_image_lead_nowhere_outside() {
             kind: Some("tmpfs".into()),
             source: Some("tmpfs".into()),
             options: Vec::new(),
+            ..oci::Mount::default()
         });
     }
     // The first link dangles inside the root, so nothing can be made there.
@@ -179,6 +180,7 @@ async fn bind_mounts_take_files_and_directories() {
             kind: Some("bind".into()),
             source: Some(from.to_str().unwrap().into()),
             options: options.iter().map(|&option| option.into()).collect(),
+            ..oci::Mount::default()
         });
     };
     bind(&source.path().join("file"), "/new/file", &["rbind"]);
@@ -198,6 +200,7 @@ async fn absent_bind_source_and_unknown_file_system_are_named() {
             kind: Some(kind.into()),
             source: Some(source.into()),
             options: Vec::new(),
+            ..oci::Mount::default()
         });
         let (_, sentence) = refusal(guest.run(&spec, b"").await);
         assert!(sentence.starts_with("mount /target: "), "{sentence}");

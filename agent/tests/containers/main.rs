@@ -9,6 +9,7 @@
     reason = "a failure here fails the test"
 )]
 
+mod copy;
 mod isolation;
 mod limits;
 mod processes;

@@ -90,7 +90,7 @@ pub(crate) fn file(
     if flags.contains(OFlags::TRUNC) {
         rustix::fs::ftruncate(&file, 0)?;
     }
-    let handle = device.files.open(&device.nodes, found.id)?;
+    let handle = device.files.open(&device.nodes, found.id, true)?;
     answer.push(&device.entry(&found));
     answer.push(&OpenOut {
         fh: handle,
@@ -116,7 +116,7 @@ pub(crate) fn nameless(
     })?;
     let beside = file.try_clone().map_err(|_| Errno::MFILE)?;
     let found = device.nodes.adopt_nameless(request.node(), file)?;
-    let handle = device.files.open(&device.nodes, found.id)?;
+    let handle = device.files.open(&device.nodes, found.id, true)?;
     answer.push(&device.entry(&found));
     answer.push(&OpenOut {
         fh: handle,

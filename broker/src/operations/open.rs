@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use protocol::broker::Policy;
 use protocol::fuse::{OPEN_KILL_SUIDGID, OpenIn, OpenOut, ReleaseIn};
@@ -18,6 +19,9 @@ use crate::request::Request;
 /// Files that a guest may have open at a time on one device.
 const MOST_OPEN: usize = 65_536;
 
+/// How long a change of a file that the guest has closed may still be its own.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
 /// The open files of a device, by number.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
@@ -26,7 +30,10 @@ pub(crate) struct OpenFiles {
 
 #[derive(Debug, Default)]
 struct Table {
-    files: HashMap<u64, NodeId>,
+    /// Nodes, and whether they are open for writing.
+    files: HashMap<u64, (NodeId, bool)>,
+    /// When nodes were last closed that had been open for writing.
+    written: HashMap<NodeId, Instant>,
     last: u64,
 }
 
@@ -36,7 +43,7 @@ impl OpenFiles {
     }
 
     /// Opens a node, which then keeps its descriptor; answers the number.
-    pub(crate) fn open(&self, nodes: &Nodes, node: NodeId) -> Result<u64, Errno> {
+    pub(crate) fn open(&self, nodes: &Nodes, node: NodeId, write: bool) -> Result<u64, Errno> {
         if self.table().files.len() >= MOST_OPEN {
             return Err(Errno::NFILE);
         }
@@ -44,18 +51,38 @@ impl OpenFiles {
         let mut table = self.table();
         table.last = table.last.saturating_add(1);
         let handle = table.last;
-        table.files.insert(handle, node);
+        table.files.insert(handle, (node, write));
         Ok(handle)
     }
 
     fn close(&self, nodes: &Nodes, handle: u64) {
-        if let Some(node) = self.table().files.remove(&handle) {
-            nodes.unpin(node);
+        let mut table = self.table();
+        let Some((node, write)) = table.files.remove(&handle) else {
+            return;
+        };
+        if write {
+            let now = Instant::now();
+            table
+                .written
+                .retain(|_, closed| now.duration_since(*closed) < JUST_NOW);
+            table.written.insert(node, now);
         }
+        drop(table);
+        nodes.unpin(node);
+    }
+
+    /// Whether the guest writes to a node, or did until a moment ago.
+    pub(crate) fn writes_to(&self, node: NodeId) -> bool {
+        let table = self.table();
+        let open = || table.files.values().any(|file| *file == (node, true));
+        let closed = table.written.get(&node);
+        closed.is_some_and(|closed| closed.elapsed() < JUST_NOW) || open()
     }
 
     pub(crate) fn clear(&self) {
-        self.table().files.clear();
+        let mut table = self.table();
+        table.files.clear();
+        table.written.clear();
     }
 }
 
@@ -90,7 +117,9 @@ pub(crate) fn open(
     if open.open_flags & OPEN_KILL_SUIDGID != 0 && flags.contains(OFlags::TRUNC) {
         kill_privileges(file.as_fd())?;
     }
-    let handle = device.files.open(&device.nodes, request.node())?;
+    let handle = device
+        .files
+        .open(&device.nodes, request.node(), writes(flags))?;
     answer.push(&OpenOut {
         fh: handle,
         ..OpenOut::default()

@@ -16,6 +16,7 @@ use shim::disks::Disk;
 use shim::rootfs::RootFs;
 use shim::sandbox::{ContainerExit, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm};
 use shim::size::{ByteSize, Cpus};
+use shim::sockets::HostSocket;
 use shim::trace::Timeline;
 use shim::vmm::Vmm;
 
@@ -53,6 +54,8 @@ pub(crate) struct Foreground {
     pub(crate) limits: BlockLimits,
     /// What the sandbox shares of the host.
     pub(crate) trees: Vec<SharedTree>,
+    /// The host's sockets that the guest may connect to.
+    pub(crate) sockets: Vec<HostSocket>,
     /// Guest RAM.
     pub(crate) memory: ByteSize,
     /// Window of each directory device.
@@ -238,12 +241,21 @@ impl Foreground {
         Sandbox::start(vmm, assets, kvm, config).await
     }
 
-    async fn start_container(&self, sandbox: &Sandbox) -> Result<streams::Output, SandboxError> {
+    async fn start_container(
+        &mut self,
+        sandbox: &Sandbox,
+    ) -> Result<streams::Output, SandboxError> {
         let request = StdioRequest {
             stdin: self.stdin,
             terminal: self.terminal(),
         };
-        let created = sandbox.create(&self.id, &self.spec, &self.root, request);
+        let sockets = std::mem::take(&mut self.sockets);
+        let created = async {
+            sandbox.forward_sockets(0, sockets).await?;
+            sandbox
+                .create(&self.id, &self.spec, &self.root, request)
+                .await
+        };
         let stdio = tokio::select! {
             stdio = created => stdio?,
             error = sandbox.broker_ended() => return Err(error.into()),

@@ -45,6 +45,7 @@ pub(crate) fn run(options: RunOptions, start: Point) -> anyhow::Result<ExitCode>
         disks: plan.disks,
         limits: plan.limits,
         trees: plan.trees,
+        sockets: plan.sockets,
         memory: guest_memory(limit)?,
         window: options.file_window.unwrap_or(ByteSize(0)),
         limit,

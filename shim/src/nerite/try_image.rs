@@ -41,6 +41,7 @@ pub(crate) fn run(options: TryOptions, start: Point) -> anyhow::Result<ExitCode>
             writes_to_disks: false,
             limits: BlockLimits::default(),
             trees: Vec::new(),
+            sockets: Vec::new(),
             memory,
             window: ByteSize(0),
             limit: options.memory,

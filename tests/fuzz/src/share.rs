@@ -28,6 +28,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use protocol::broker::Policy;
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -234,12 +235,14 @@ pub(crate) fn receive(channel: &OwnedFd, room: &mut [u8]) -> (usize, Vec<OwnedFd
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
-    let received = recvmsg(
-        channel.as_fd(),
-        &mut [IoSliceMut::new(room)],
-        &mut control,
-        flags,
-    );
+    let received = loop {
+        let mut room = [IoSliceMut::new(room)];
+        match recvmsg(channel.as_fd(), &mut room, &mut control, flags) {
+            // The fuzzer's own clock.
+            Err(Errno::INTR) => {}
+            received => break received,
+        }
+    };
     let length = received.map_or(0, |message| message.bytes);
     let files = control
         .drain()

@@ -1,93 +1,14 @@
 //! `nerite run`: an OCI bundle whose root and volumes are the host's.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::Command;
 
-use serde_json::{Value, json};
-use tests::{BUSYBOX, Outcome, nerite, run};
-
-/// What it takes to own files as root does.
-const CAPABILITIES: [&str; 5] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_MKNOD",
-];
-
-/// A bundle in a directory of its own, with a copy of the busybox root.
-pub(crate) struct Bundle {
-    pub(crate) directory: tempfile::TempDir,
-    pub(crate) config: Value,
-}
-
-impl Bundle {
-    pub(crate) fn new(args: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let status = Command::new("cp")
-            .args(["-a", BUSYBOX])
-            .arg(directory.path().join("rootfs"))
-            .status();
-        assert!(status.unwrap().success());
-        let status = Command::new("runc")
-            .arg("spec")
-            .current_dir(&directory)
-            .status();
-        assert!(status.unwrap().success());
-        let text = fs::read(directory.path().join("config.json")).unwrap();
-        let mut config: Value = serde_json::from_slice(&text).unwrap();
-        config["process"]["args"] = json!(args);
-        config["process"]["terminal"] = json!(false);
-        config["root"]["readonly"] = json!(false);
-        for set in ["bounding", "effective", "permitted"] {
-            config["process"]["capabilities"][set] = json!(CAPABILITIES);
-        }
-        Self { directory, config }
-    }
-
-    pub(crate) fn shell(script: &str) -> Self {
-        Self::new(&["sh", "-c", script])
-    }
-
-    /// A file in the root.
-    pub(crate) fn path(&self, path: &str) -> PathBuf {
-        self.directory.path().join("rootfs").join(path)
-    }
-
-    pub(crate) fn bind(&mut self, source: &Path, destination: &str, options: &[&str]) {
-        let mount = json!({
-            "type": "bind", "source": source, "destination": destination, "options": options,
-        });
-        self.config["mounts"].as_array_mut().unwrap().push(mount);
-    }
-
-    pub(crate) fn run(&self) -> Outcome {
-        run(&["run", "--bundle", self.write(), "test"])
-    }
-
-    /// Starts it, its streams piped.
-    pub(crate) fn start(&self) -> Child {
-        nerite(&["run", "--bundle", self.write(), "test"])
-            .spawn()
-            .unwrap()
-    }
-
-    /// Writes the configuration; answers the bundle's path.
-    pub(crate) fn write(&self) -> &str {
-        let text = serde_json::to_vec(&self.config).unwrap();
-        fs::write(self.directory.path().join("config.json"), text).unwrap();
-        self.directory.path().to_str().unwrap()
-    }
-
-    /// Runs a script to success; answers what it printed.
-    pub(crate) fn output(&self) -> String {
-        let outcome = self.run();
-        assert_eq!((outcome.status, &*outcome.stderr), (0, ""), "{outcome:?}");
-        outcome.stdout
-    }
-}
+use serde_json::json;
+use tests::bundle::Bundle;
+use tests::run;
 
 #[test]
 fn changes_are_on_the_host_with_owner_mode_and_time() {
@@ -232,28 +153,15 @@ fn missing_bundle_is_named() {
 
 #[test]
 fn death_of_the_broker_is_an_io_error_and_told() {
-    let bundle = Bundle::shell("cat /root/start; sleep 8; cat /etc/group; exit 9");
+    let bundle = Bundle::shell("cat /root/start; sleep 4; cat /etc/group; exit 9");
     fs::write(bundle.path("root/start"), "started\n").unwrap();
-    let killer = std::thread::spawn(|| {
-        let found = tests::eventually(std::time::Duration::from_secs(30), || {
-            // The guest has read a file: the broker has a client.
-            let output = Command::new("pgrep").args(["-x", "nerite-fs"]).output();
-            output.is_ok_and(|output| output.status.success())
-        });
-        assert!(found, "no broker");
-        // Long enough for the guest to boot.
-        let _ = Command::new("sleep").arg("4").status();
-        assert!(
-            Command::new("pkill")
-                .args(["-KILL", "-x", "nerite-fs"])
-                .status()
-                .unwrap()
-                .success()
-        );
-    });
-    let outcome = bundle.run();
-    killer.join().unwrap();
-    assert_eq!(outcome.stdout, "started\n", "{outcome:?}");
+    let mut child = bundle.nerite().spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    tests::bundle::command("pkill", &["-KILL", "-x", "nerite-fs"]);
+    let outcome = tests::Outcome::from(child.wait_with_output().unwrap());
     assert!(
         outcome.stderr.contains("nerite-fs was killed by signal 9"),
         "{outcome:?}"

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::{BUSYBOX, Outcome};
 
-use super::bundle::Bundle;
+use tests::bundle::Bundle;
 
 const WORKBENCH: &str = "/srv/roots/workbench";
 const MIB: u64 = 1 << 20;
@@ -81,21 +81,17 @@ impl Drop for Small {
     }
 }
 
-impl Bundle {
-    fn annotate(&mut self, name: &str, value: &str) {
-        let all = &mut self.config["annotations"];
-        if all.is_null() {
-            *all = json!({});
-        }
-        all[name] = json!(value);
-    }
-
-    /// A path in the bundle, beside the root.
-    fn beside(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
+/// What is on disks of a bundle.
+trait OnDisks {
     /// Makes an ext4 image of the root the root.
+    fn with_ext4_root(&mut self) -> PathBuf;
+    /// An empty ext4 volume on `/volume`.
+    fn with_volume(&mut self, image: &Path, mib: u64);
+    /// Three layers: busybox, then two that change it.
+    fn with_layers(&mut self, upper: &str);
+}
+
+impl OnDisks for Bundle {
     fn with_ext4_root(&mut self) -> PathBuf {
         let image = self.beside("root.img");
         ext4(&image, &self.path(""), 64);
@@ -104,21 +100,12 @@ impl Bundle {
         image
     }
 
-    fn mount(&mut self, kind: &str, source: &Path, destination: &str, options: &[&str]) {
-        let mount = json!({
-            "type": kind, "source": source, "destination": destination, "options": options,
-        });
-        self.config["mounts"].as_array_mut().unwrap().push(mount);
-    }
-
-    /// An empty ext4 volume on `/volume`.
     fn with_volume(&mut self, image: &Path, mib: u64) {
         let empty = tempfile::tempdir().unwrap();
         ext4(image, empty.path(), mib);
         self.mount("ext4", image, "/volume", &["rw"]);
     }
 
-    /// Three layers: busybox, then two that change it.
     fn with_layers(&mut self, upper: &str) {
         let top = self.beside("top");
         let middle = self.beside("middle");
@@ -338,7 +325,7 @@ fn flushed_data_survive_the_machine() {
     );
     let image = bundle.beside("volume.img");
     bundle.with_volume(&image, 16);
-    let mut child = bundle.start();
+    let mut child = bundle.nerite().spawn().unwrap();
     wait_for_line(&mut child, "synced");
     host("pkill", &["-KILL", "-x", "nerite-vmm"]);
     let outcome = finish(child);
@@ -397,7 +384,7 @@ fn image_cut_short_is_an_io_error_in_the_guest() {
     bundle.mount("ext4", &image, "/volume", &["ro"]);
     let share = tempfile::tempdir().unwrap();
     bundle.mount("bind", share.path(), "/share", &["rbind"]);
-    let mut child = bundle.start();
+    let mut child = bundle.nerite().spawn().unwrap();
     wait_for_line(&mut child, "started");
     File::options()
         .write(true)
@@ -414,7 +401,7 @@ fn image_cut_short_is_an_io_error_in_the_guest() {
 fn second_writer_is_refused_and_told_who_has_the_disk() {
     let mut bundle = Bundle::shell("echo started; read line");
     let image = bundle.with_ext4_root();
-    let mut child = bundle.start();
+    let mut child = bundle.nerite().spawn().unwrap();
     wait_for_line(&mut child, "started");
     let outcome = bundle.run();
     assert_eq!(outcome.status, 125);

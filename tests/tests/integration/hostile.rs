@@ -94,6 +94,7 @@ fn shared(policy: Policy, path: &Path) -> SharedTree {
         | OpenTreeFlags::AT_RECURSIVE;
     let tree: OwnedFd = open_tree(CWD, path, flags).unwrap();
     SharedTree {
+        follows: true,
         policy,
         tree,
         read_only: false,
@@ -550,7 +551,8 @@ fn positions_and_sizes_at_every_boundary() {
                 // It brings less than it says, or nothing.
                 let body = [write.as_bytes(), b"x"].concat();
                 let written = guest.ask(Opcode::Write, file, &body);
-                let right = size == 0 || size == 1 && position < 4096;
+                // Some file systems have files that end with the last position.
+                let right = size <= 1;
                 assert!(written.is_err() || right, "{size} at {position}");
             }
             let change = SetattrIn {

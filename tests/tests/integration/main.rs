@@ -9,17 +9,23 @@
     reason = "a test says what failed by panicking"
 )]
 
+mod apt;
 mod bad_input;
+mod bad_shares;
 mod basics;
 mod bundle;
 mod check;
-mod disks;
-mod hostile;
 mod conformance;
+mod disks;
+mod durability;
+mod events;
+mod hostile;
 mod isolation;
 mod leftovers;
 mod limits;
+mod mounts;
 mod signals;
+mod sockets;
 mod stdio;
 mod terminal;
 mod window;

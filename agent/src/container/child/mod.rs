@@ -16,6 +16,7 @@
 //! ids, the other sets, `no_new_privs`; each needs what the next takes away.
 
 mod beneath;
+mod copy_up;
 pub(crate) mod fault;
 mod root;
 

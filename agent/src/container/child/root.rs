@@ -10,7 +10,7 @@
 //!                    └─ writable/upper, work ┴▶ root (overlay) ──pivot──▶ /
 //! ```
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -19,14 +19,14 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, write};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen, mount_change, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, fspick, mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use super::beneath;
 use super::fault::{Fault, Step};
+use super::{beneath, copy_up};
 use crate::container::devices::{self, DevicePlan};
 use crate::container::mounts::{FileSystem, MountPlan, Source};
 use crate::container::paths::InRoot;
@@ -140,6 +140,7 @@ fn mount_layer(layer: &Layer) -> Result<OwnedFd, Errno> {
     let tree = match &layer.source {
         Source::New(system) => new_mount(system, MountAttrFlags::empty())?,
         Source::Bind { path, recursive } => bind(path, *recursive)?,
+        Source::Remount { .. } => return Err(Errno::INVAL),
     };
     attach_at(tree.as_fd(), &layer.directory)?;
     Ok(tree)
@@ -201,7 +202,13 @@ fn make_mount(
         Source::New(system) => {
             let target = beneath::directory(root, &mount.target, mount.plain_target)?;
             let tree = new_mount(system, mount.attributes.set)?;
+            if system.kind.as_c_str() == c"tmpfs" {
+                cover(system, tree.as_fd(), target.as_fd())?;
+            }
             (tree, target)
+        }
+        Source::Remount { options } => {
+            return remount(root, mount, options.as_deref(), read_only);
         }
         Source::Bind { path, recursive } => {
             let tree = bind(path, *recursive)?;
@@ -214,9 +221,6 @@ fn make_mount(
         }
     };
     attach(tree.as_fd(), target.as_fd())?;
-    if let Source::New(system) = &mount.source {
-        keep_mode(system, tree.as_fd(), target.as_fd())?;
-    }
     sys::mount_setattr(tree.as_fd(), false, mount.attributes)?;
     sys::mount_setattr(tree.as_fd(), true, mount.recursive)?;
     if mount.read_only && read_only.len() < read_only.capacity() {
@@ -226,23 +230,57 @@ fn make_mount(
 }
 
 /// A tmpfs without a mode of its own takes that of the directory it covers,
-/// so that `/run` does not become writable for everybody.
-fn keep_mode(
-    system: &FileSystem,
-    tree: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-) -> Result<(), Errno> {
+/// so that `/run` does not become writable for everybody, and the content too
+/// if it is told so.
+fn cover(system: &FileSystem, tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(tree, c".", flags, Mode::empty())?;
+    if system.copy_up {
+        let from = openat(target, c".", flags, Mode::empty())?;
+        copy_up::content(from.as_fd(), directory.as_fd())?;
+    }
     let has_mode = system
         .options
         .iter()
         .any(|(name, _)| name.as_c_str() == c"mode");
-    if system.kind.as_c_str() != c"tmpfs" || has_mode {
+    if has_mode {
         return Ok(());
     }
     let mode = rustix::fs::fstat(target)?.st_mode;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(tree, c".", flags, Mode::empty())?;
     fchmod(directory, Mode::from_raw_mode(mode))
+}
+
+/// Changes what is mounted at a place, as mount(2) does with `MS_REMOUNT`: the
+/// mount has the flags that are named and no others.
+fn remount(
+    root: BorrowedFd<'_>,
+    mount: &MountPlan,
+    options: Option<&[(CString, Option<CString>)]>,
+    read_only: &mut Vec<OwnedFd>,
+) -> Result<(), Errno> {
+    let target = beneath::find(root, &mount.target)?;
+    if let Some(options) = options {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&target, c"", flags)?;
+        set_options(&context, options)?;
+        fsconfig_reconfigure(&context)?;
+    }
+    let mut attributes = mount.attributes;
+    attributes.clear |= MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NODIRATIME
+        | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW
+        | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    attributes
+        .clear
+        .remove(attributes.set - MountAttrFlags::MOUNT_ATTR__ATIME);
+    sys::mount_setattr(target.as_fd(), false, attributes)?;
+    sys::mount_setattr(target.as_fd(), true, mount.recursive)?;
+    if mount.read_only && read_only.len() < read_only.capacity() {
+        read_only.push(target);
+    }
+    Ok(())
 }
 
 fn make_device(root: BorrowedFd<'_>, device: &DevicePlan) -> Result<(), Errno> {
@@ -335,14 +373,19 @@ fn new_mount(system: &FileSystem, attributes: MountAttrFlags) -> Result<OwnedFd,
     if let Some(source) = &system.source {
         fsconfig_set_string(&context, c"source", &**source)?;
     }
-    for (name, value) in &system.options {
-        match value {
-            Some(value) => fsconfig_set_string(&context, &**name, &**value)?,
-            None => fsconfig_set_flag(&context, &**name)?,
-        }
-    }
+    set_options(&context, &system.options)?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn set_options(context: &OwnedFd, options: &[(CString, Option<CString>)]) -> Result<(), Errno> {
+    for (name, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(context, &**name, &**value)?,
+            None => fsconfig_set_flag(context, &**name)?,
+        }
+    }
+    Ok(())
 }
 
 fn fs_mount(

@@ -26,6 +26,9 @@ const TRANSMIT: usize = 1;
 
 /// Streams that may be open at once.
 const MOST_CONNECTIONS: usize = 1024;
+/// Streams that may wait for the guest to open them. It can make the keeper
+/// offer more, but not have more: those beyond are closed.
+const MOST_OFFERS: usize = 1024;
 /// Refusals that wait for room in the receive queue; the guest's further
 /// attempts then time out instead.
 const MOST_REFUSALS: usize = 256;
@@ -63,7 +66,7 @@ impl Vsock {
     /// The guest's next connection to `port` gets `socket`.
     pub fn offer(&mut self, port: HostPort, socket: OwnedFd) {
         // Linux's "any port" names no port; its tokens are the event loop's.
-        if port.0 != u32::MAX {
+        if port.0 != u32::MAX && self.offered.len() < MOST_OFFERS {
             self.offered.insert(port, socket);
         }
     }
