@@ -41,6 +41,16 @@ const EXPLAINED: &[(&str, &[Where])] = &[
     // zeroes and keeping the length.
     ("space/fallocate-collapse-range", BOTH),
     ("space/fallocate-insert-range", BOTH),
+    // How long a file may be is the file system's; to the guest's FUSE driver
+    // it is as long as a number, and where it collects writes the error comes
+    // when they are written.
+    ("data/position-errors", BOTH),
+    ("data/large-positions", &[Where::Root]),
+    // Direct access of any alignment is served: it ends in the host's cache.
+    ("mapping/direct-unaligned", BOTH),
+    // The guest's FUSE driver looks for holes without writing first what it
+    // has collected. Data must not be taken for a hole, so that all is data.
+    ("data/holes", &[Where::Root]),
     // It is FUSE to the guest, and the protocol has no field for more.
     ("space/statfs-type", BOTH),
     // runc's device cgroup refuses before it is found out that no driver has

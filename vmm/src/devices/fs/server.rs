@@ -339,9 +339,18 @@ impl Server {
     }
 
     fn seek(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {
+        // Where it collects writes, the guest's kernel asks without writing
+        // them first: what is a hole here may be data there, and whoever copies
+        // around holes would lose them. Refused once, it asks no more and
+        // takes all of each file for data.
+        if !self.appends {
+            return Err(errno(libc::ENOSYS));
+        }
         let seek: LseekIn = read_at(chain, IN_HEADER).ok_or_else(invalid)?;
         let file = self.any_file(header.nodeid)?;
-        let found = sys::seek_data(&file, offset(seek.offset)?, seek.whence)?;
+        // A negative position is the file system's to refuse, which has a
+        // special error for it.
+        let found = sys::seek_data(&file, seek.offset.cast_signed(), seek.whence)?;
         put(chain, &LseekOut { offset: found })
     }
 
