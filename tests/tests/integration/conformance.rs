@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::{BUSYBOX, Outcome, run};
+use tests::{BUSYBOX, Outcome};
 
 /// Checks that there are at least: a suite that ended early would agree with
 /// itself.
 const LEAST: usize = 300;
+
+/// Seconds for one run: many times what it takes.
+const LONGEST: &str = "600";
 
 /// What engines give a container, as far as it is about files.
 const CAPABILITIES: [&str; 9] = [
@@ -205,13 +208,22 @@ impl Place {
     fn answers(&self, place: Where, runtime: &str) -> BTreeMap<String, String> {
         self.prepare(place);
         let bundle = self.bundle.to_str().unwrap();
-        let arguments = ["run", "--bundle", bundle, "conformance"];
-        let outcome = if runtime == "runc" {
-            let output = Command::new("runc").args(arguments).output().unwrap();
-            Outcome::from(output)
-        } else {
-            run(&arguments)
-        };
+        // What hangs is to say where.
+        let arguments = [
+            "--kill-after=5",
+            LONGEST,
+            runtime,
+            "run",
+            "--bundle",
+            bundle,
+        ];
+        let outcome: Outcome = Command::new("timeout")
+            .args(arguments)
+            .arg(format!("{runtime}-{}", std::process::id()))
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+            .into();
         assert_eq!(
             (outcome.status, &*outcome.stderr),
             (0, ""),
