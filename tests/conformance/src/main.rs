@@ -37,10 +37,12 @@ use suite::Suite;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let Some(directory) = arguments.next() else {
-        let _ = writeln!(std::io::stderr(), "usage: conformance DIRECTORY [NAME]");
+        let _ = writeln!(std::io::stderr(), "usage: conformance DIRECTORY [NAME]…");
         return ExitCode::FAILURE;
     };
-    let only = arguments.next().map(|name| name.to_string_lossy().into());
+    let only = arguments
+        .map(|name| name.to_string_lossy().into())
+        .collect();
     sys::umask(0o022);
     let begun = sys::chdir(directory.as_encoded_bytes()).and_then(|()| Suite::new(only));
     match begun {

@@ -156,13 +156,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, Seen> {
 /// written, and Docker's capabilities, for apt gives up root to fetch and dpkg
 /// sets owners.
 fn install(runtime: &str, deb: &Path) -> (Outcome, BTreeMap<PathBuf, Seen>) {
-    let args = [
-        "apt-get",
-        "install",
-        "--yes",
-        "--no-download",
-        "./root/sea-snail.deb",
-    ];
+    let args = ["apt-get", "install", "--yes", "./root/sea-snail.deb"];
     let bundle = Bundle::copy(DEBIAN, &args);
     let target = bundle.path("root/sea-snail.deb");
     succeed(Command::new("cp").arg("-p").arg(deb).arg(target));

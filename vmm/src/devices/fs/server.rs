@@ -319,12 +319,31 @@ impl Server {
         }
         let append = self.appends && write.flags & libc::O_APPEND.cast_unsigned() != 0;
         let file = self.file(header.nodeid, Access::Write)?;
-        let written = sys::write_at(&file, &data, offset(write.offset)?, append)?;
+        let at = offset(write.offset)?;
+        let written = sys::write_at(&file, &data, at, append).or_else(|error| {
+            self.again_if_full(error, || sys::write_at(&file, &data, at, append))
+        })?;
         let answer = WriteOut {
             size: u32::try_from(written).unwrap_or(0),
             padding: 0,
         };
         put(chain, &answer)
+    }
+
+    /// Tries again what has failed for want of space, if the guest has
+    /// forgotten files that the broker still holds: their space is free only
+    /// when it lets go.
+    fn again_if_full<T>(
+        &self,
+        error: io::Error,
+        again: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if error.raw_os_error() != Some(libc::ENOSPC) || !self.pass_forgets_on() {
+            return Err(error);
+        }
+        // A question about no node at all: it is answered behind the forgets.
+        let _ = self.channel.open(0, Access::Read);
+        again()
     }
 
     fn synchronize(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {
