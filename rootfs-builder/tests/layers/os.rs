@@ -48,6 +48,7 @@ fn layer_holds_the_agent_and_mount_points_and_nothing_else() {
         ("/shares", "dir 755 0"),
         ("/shares/exclusive", "dir 755 0"),
         ("/shares/shared", "dir 755 0"),
+        ("/sockets", "dir 755 0"),
         ("/sys", "dir 555 0"),
         ("/tmp", "dir 1777 0"),
     ];
