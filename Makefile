@@ -46,6 +46,11 @@ integration: stage ## Run the integration tests in the machine
 	@cargo test --quiet --release -p tests --no-run
 	tests/integration
 
+.PHONY: test-full
+test-full: stage ## Run also what takes long, and what is known to be wrong
+	@cargo test --quiet --release -p tests --no-run
+	tests/integration --include-ignored
+
 .PHONY: bench
 bench: stage ## Measure on the reference machine; rewrites tests/bench/results
 	@tests/bench/run
