@@ -70,15 +70,55 @@ pub(crate) struct IrqLine {
 static TURNS: [Mutex<()>; IOAPIC_LINES as usize] =
     [const { Mutex::new(()) }; IOAPIC_LINES as usize];
 
+/// Pulses a line, when it is this thread's turn.
+fn in_turn(line: u32, pulse: impl FnOnce()) {
+    let turn = usize::try_from(line)
+        .ok()
+        .and_then(|line| TURNS.get(line))
+        .map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+    pulse();
+    drop(turn);
+}
+
 impl Line for IrqLine {
     fn pulse(&self) {
-        let turn = usize::try_from(self.number)
-            .ok()
-            .and_then(|number| TURNS.get(number))
-            .map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
-        // Fails only without interrupt controllers, which a machine has.
-        let _ = self.vm.set_irq_line(self.number, true);
-        let _ = self.vm.set_irq_line(self.number, false);
-        drop(turn);
+        in_turn(self.number, || {
+            // Fails only without interrupt controllers, which a machine has.
+            let _ = self.vm.set_irq_line(self.number, true);
+            let _ = self.vm.set_irq_line(self.number, false);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn each_of_many_threads_raises_an_edge() {
+        const THREADS: u32 = 4;
+        const PULSES: u32 = 1000;
+        // As an interrupt controller's input, it has no edge to give while it
+        // is up.
+        let (up, edges) = (AtomicBool::new(false), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..PULSES {
+                        in_turn(5, || {
+                            if !up.swap(true, Ordering::SeqCst) {
+                                edges.fetch_add(1, Ordering::SeqCst);
+                            }
+                            thread::yield_now();
+                            up.store(false, Ordering::SeqCst);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(edges.into_inner(), THREADS * PULSES);
     }
 }

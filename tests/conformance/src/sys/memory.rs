@@ -89,18 +89,7 @@ impl Map {
         length: usize,
         offset: i64,
     ) -> Res<usize> {
-        if at.checked_add(length).is_none_or(|end| end > self.length) {
-            return Err(Errno(libc::EINVAL));
-        }
-        call(
-            libc::SYS_pread64,
-            [
-                descriptor.into(),
-                Word(self.address + at),
-                length.into(),
-                offset.into(),
-            ],
-        )
+        self.transfer(libc::SYS_pread64, descriptor, at, length, offset)
     }
 
     /// `pwrite` from the mapping.
@@ -111,11 +100,23 @@ impl Map {
         length: usize,
         offset: i64,
     ) -> Res<usize> {
+        self.transfer(libc::SYS_pwrite64, descriptor, at, length, offset)
+    }
+
+    /// A call that moves bytes between a file and a part of the mapping.
+    fn transfer(
+        &self,
+        number: libc::c_long,
+        descriptor: RawFd,
+        at: usize,
+        length: usize,
+        offset: i64,
+    ) -> Res<usize> {
         if at.checked_add(length).is_none_or(|end| end > self.length) {
             return Err(Errno(libc::EINVAL));
         }
         call(
-            libc::SYS_pwrite64,
+            number,
             [
                 descriptor.into(),
                 Word(self.address + at),
