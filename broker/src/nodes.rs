@@ -101,6 +101,9 @@ pub(crate) struct Nodes {
     limits: Limits,
     births: bool,
     shares: u64,
+    /// The file system that the device's own stands for: of the first share
+    /// that is a directory.
+    main: Option<(NodeId, Identity)>,
 }
 
 /// What an operation found behind a name.
@@ -131,9 +134,13 @@ impl Nodes {
             next: ROOT + 1,
         };
         let count = u64::try_from(shares.len()).unwrap_or(0);
+        let mut main = None;
         for share in shares {
             let status = Status::of(share.as_fd())?;
             let id = NodeId(table.next);
+            if status.kind() == FileType::Directory {
+                main = main.or(Some((id, status.identity(births))));
+            }
             table.next += 1;
             table.nodes.insert(
                 id,
@@ -156,6 +163,7 @@ impl Nodes {
             limits,
             births,
             shares: count,
+            main,
         })
     }
 
@@ -175,6 +183,32 @@ impl Nodes {
     /// The root of share `number`, `None` if there is no such share.
     pub(crate) fn share(&self, number: u64) -> Option<NodeId> {
         (number < self.shares).then(|| NodeId(ROOT.saturating_add(1).saturating_add(number)))
+    }
+
+    /// What the device's root has as share `number`, `None` if there is no such
+    /// share. A share on another file system than the first is announced as one
+    /// of its own, for the numbers of its files are. Others are not, because
+    /// Linux has no access control lists in what is announced
+    /// (`fuse_fill_super_submount` leaves `SB_POSIXACL` out).
+    pub(crate) fn enter_share(&self, number: u64) -> Result<Option<Found>, Errno> {
+        let Some(id) = self.share(number) else {
+            return Ok(None);
+        };
+        let status = Status::of(self.descriptor(id)?.as_fd())?;
+        let identity = status.identity(self.births);
+        let submount = !self
+            .main
+            .is_some_and(|(_, main)| main.same_file_system(&identity));
+        Ok(Some(Found {
+            id,
+            submount,
+            status,
+        }))
+    }
+
+    /// A share on the file system that the device's own stands for.
+    pub(crate) fn main_share(&self) -> Option<NodeId> {
+        self.main.map(|(id, _)| id)
     }
 
     /// Whether `id` is the root of a share, which no operation moves.

@@ -33,6 +33,12 @@ impl Identity {
     pub(crate) fn same_mount(&self, other: &Self) -> bool {
         self.mount == other.mount
     }
+
+    /// Whether both are on the same file system, where the numbers of files
+    /// tell them apart.
+    pub(crate) fn same_file_system(&self, other: &Self) -> bool {
+        self.device == other.device
+    }
 }
 
 impl Status {

@@ -12,17 +12,44 @@ use crate::virtio::queue::GuestSlice;
 /// Buffers that one call takes; longer lists are cut, the caller goes on.
 const MOST_BUFFERS: usize = 1024;
 
-/// Gives up every capability. Whatever user starts it, what it writes to a
-/// file is written by nobody in particular.
-fn drop_capabilities() -> io::Result<()> {
+/// The one capability that is kept: writing to a file leaves it its set-ids,
+/// as writing by the guest's root does (capabilities(7)).
+const FSETID: u32 = 1 << 4;
+
+/// Gives the thread, and those it starts, just these capabilities.
+fn set_capabilities(effective: u32, permitted: u32) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     // `struct __user_cap_header_struct` and two `__user_cap_data_struct`.
     let header = [VERSION_3, 0];
-    let none = [0_u32; 6];
+    let sets = [effective, permitted, 0, 0, 0, 0];
     // SAFETY: reads the two arrays, which have the layout that this version
     // of the call asks for.
-    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
     check(result.try_into().unwrap_or(-1))
+}
+
+/// Gives up every capability but [`FSETID`], and that as well where there are
+/// none.
+fn drop_capabilities() -> io::Result<()> {
+    set_capabilities(FSETID, FSETID).or_else(|_| set_capabilities(0, 0))
+}
+
+/// Changes a file as somebody who has no privilege: it loses its set-ids.
+///
+/// # Errors
+///
+/// The system's, or those of `change`.
+pub(crate) fn unprivileged<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    match set_capabilities(0, FSETID) {
+        // There is none to give up.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => change(),
+        Err(error) => Err(error),
+        Ok(()) => {
+            let result = change();
+            set_capabilities(FSETID, FSETID)?;
+            result
+        }
+    }
 }
 
 /// As many descriptors as the keeper may have. Where that fails it stays as it
@@ -47,7 +74,7 @@ fn one_arena() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Dies with the parent, has no privilege and gains none by any later
+/// Dies with the parent, has no privilege but [`FSETID`] and gains none by any later
 /// `execve`.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::answer::Answer;
 use crate::device::Device;
+use crate::nodes::NodeId;
 use crate::request::Request;
 use crate::status::Status;
 use crate::sys::ProcName;
@@ -197,9 +198,9 @@ pub(crate) fn file_system(
 }
 
 /// FSYNCDIR, and SYNCFS with `whole`.
-pub(crate) fn sync(device: &Device, request: &Request<'_>, whole: bool) -> Result<(), Errno> {
-    let node = device.nodes.descriptor(request.node())?;
-    if device.nodes.kind(request.node())? != FileType::Directory {
+pub(crate) fn sync(device: &Device, id: NodeId, whole: bool) -> Result<(), Errno> {
+    let node = device.nodes.descriptor(id)?;
+    if device.nodes.kind(id)? != FileType::Directory {
         return Err(Errno::NOTDIR);
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

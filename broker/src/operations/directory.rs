@@ -8,6 +8,7 @@ use crate::answer::Answer;
 use crate::caller;
 use crate::device::Device;
 use crate::nodes::Found;
+use crate::operations::attributes;
 use crate::request::Request;
 use crate::streams::Entry;
 
@@ -91,16 +92,11 @@ pub(crate) fn answer_root(
             let number = std::str::from_utf8(name.bytes())
                 .ok()
                 .and_then(|text| text.parse().ok());
-            let Some(id) = number.and_then(|number| device.nodes.share(number)) else {
-                answer.push(&device.no_entry());
-                return Ok(());
-            };
-            let status = device.status(id)?;
-            answer.push(&device.entry(&Found {
-                id,
-                submount: true,
-                status,
-            }));
+            let found = number.map(|number| device.nodes.enter_share(number));
+            match found.transpose()?.flatten() {
+                Some(found) => answer.push(&device.entry(&found)),
+                None => answer.push(&device.no_entry()),
+            }
             Ok(())
         }
         Opcode::Getattr => {
@@ -116,7 +112,11 @@ pub(crate) fn answer_root(
             });
             Ok(())
         }
-        Opcode::Readdir | Opcode::Readdirplus | Opcode::Syncfs | Opcode::Fsyncdir => Ok(()),
+        Opcode::Syncfs => match device.nodes.main_share() {
+            Some(share) => attributes::sync(device, share, true),
+            None => Ok(()),
+        },
+        Opcode::Readdir | Opcode::Readdirplus | Opcode::Fsyncdir => Ok(()),
         Opcode::Init => device.init(request, answer),
         Opcode::Destroy => Ok(()),
         Opcode::Getxattr | Opcode::Listxattr => Err(Errno::OPNOTSUPP),

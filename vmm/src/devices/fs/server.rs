@@ -18,7 +18,8 @@ use protocol::broker::entry_bytes;
 use protocol::fuse::{
     BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, ForgetIn, ForgetOne, FsyncIn,
     InHeader, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST, Opcode, OutHeader, ReadIn, RemovemappingIn,
-    RemovemappingOne, SETUPMAPPING_WRITE, SetupmappingIn, WriteIn, WriteOut, fattr,
+    RemovemappingOne, SETUPMAPPING_WRITE, SetupmappingIn, WRITE_KILL_SUIDGID, WriteIn, WriteOut,
+    fattr,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -320,9 +321,15 @@ impl Server {
         let append = self.appends && write.flags & libc::O_APPEND.cast_unsigned() != 0;
         let file = self.file(header.nodeid, Access::Write)?;
         let at = offset(write.offset)?;
-        let written = sys::write_at(&file, &data, at, append).or_else(|error| {
-            self.again_if_full(error, || sys::write_at(&file, &data, at, append))
-        })?;
+        let write_data = || {
+            let write_data = || sys::write_at(&file, &data, at, append);
+            write_data().or_else(|error| self.again_if_full(error, write_data))
+        };
+        let written = if write.write_flags & WRITE_KILL_SUIDGID != 0 {
+            sys::unprivileged(write_data)
+        } else {
+            write_data()
+        }?;
         let answer = WriteOut {
             size: u32::try_from(written).unwrap_or(0),
             padding: 0,
@@ -376,12 +383,8 @@ impl Server {
     fn allocate(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {
         let wanted: FallocateIn = read_at(chain, IN_HEADER).ok_or_else(invalid)?;
         let file = self.file(header.nodeid, Access::Write)?;
-        sys::allocate(
-            &file,
-            wanted.mode,
-            offset(wanted.offset)?,
-            offset(wanted.length)?,
-        )?;
+        let (from, length) = (offset(wanted.offset)?, offset(wanted.length)?);
+        as_caller(header, || sys::allocate(&file, wanted.mode, from, length))?;
         Ok(0)
     }
 
@@ -427,11 +430,10 @@ impl Server {
         let length = usize::try_from(copy.len)
             .unwrap_or(usize::MAX)
             .min(LARGEST_COPY);
-        let copied = sys::copy_range(
-            (&source, offset(copy.off_in)?),
-            (&target, offset(copy.off_out)?),
-            length,
-        )?;
+        let (from, to) = (offset(copy.off_in)?, offset(copy.off_out)?);
+        let copied = as_caller(header, || {
+            sys::copy_range((&source, from), (&target, to), length)
+        })?;
         let answer = WriteOut {
             size: u32::try_from(copied).unwrap_or(0),
             padding: 0,
@@ -469,6 +471,16 @@ pub(super) fn is_quick(chain: &Chain<'_>) -> bool {
 
 /// Bytes that one COPY_FILE_RANGE copies.
 const LARGEST_COPY: usize = 64 << 20;
+
+/// Changes a file with the privilege that the caller seems to have: these
+/// requests have no flag that says it, as WRITE has.
+fn as_caller<T>(header: &InHeader, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    if header.uid == 0 {
+        change()
+    } else {
+        sys::unprivileged(change)
+    }
+}
 
 fn access_of(flags: u32) -> Access {
     if flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned() {
