@@ -263,7 +263,6 @@ fn layers_with_writes_to_a_directory() {
 }
 
 #[test]
-#[ignore = "fails now and then beside other load"]
 fn many_layers_share_interrupts_and_too_many_are_refused() {
     let mut bundle = Bundle::shell("cat /0 /21; for i in $(seq 40); do echo $i > /f; sync; done");
     erofs(&bundle.beside("base.erofs"), Path::new(BUSYBOX));

@@ -158,7 +158,6 @@ fn sqlite_survives(journal: &str) {
 }
 
 #[test]
-#[ignore = "not seen to pass yet"]
 fn sqlite_with_a_rollback_journal_survives_the_machine() {
     sqlite_survives("delete");
 }
@@ -183,7 +182,6 @@ fn postgres_has(text: &str, rows: &BTreeSet<String>) {
 }
 
 #[test]
-#[ignore = "not seen to pass yet"]
 fn postgresql_survives_the_machine() {
     const SECONDS: u64 = 60;
     const DEATH: u64 = 40;

@@ -48,7 +48,6 @@ fn resize_reaches_the_program() {
 }
 
 #[test]
-#[ignore = "failed on a busy machine since the last merge"]
 fn control_c_interrupts_the_program_in_front() {
     let mut terminal = Terminal::new(24, 80);
     let mut child = terminal.start(&mut nerite(&["try", "-it", BUSYBOX, "sh"]));

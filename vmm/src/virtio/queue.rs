@@ -19,7 +19,10 @@ use std::sync::atomic::Ordering;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::volatile_memory::{PtrGuard, PtrGuardMut};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileSlice};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress, VolatileSlice,
+};
 
 use crate::memory::{GuestRam, is_ram};
 use crate::sys;
@@ -144,6 +147,15 @@ impl<'m> Chain<'m> {
         self.head
     }
 
+    fn push(&mut self, stretch: &Stretch<'m>) -> Result<(), QueueFault> {
+        let slice = stretch
+            .slice()
+            .ok_or(QueueFault::Buffer { head: self.head })?;
+        self.slices.push(slice);
+        self.readable = self.readable.saturating_add(usize::from(!stretch.writable));
+        Ok(())
+    }
+
     /// What the driver has written for the device.
     #[must_use]
     pub fn readable(&self) -> &[GuestSlice<'m>] {
@@ -154,6 +166,58 @@ impl<'m> Chain<'m> {
     #[must_use]
     pub fn writable(&self) -> &[GuestSlice<'m>] {
         self.slices.get(self.readable..).unwrap_or_default()
+    }
+}
+
+/// Buffers of a chain that follow each other in guest memory: pages of a file
+/// mostly do, and one slice costs less than many.
+struct Stretch<'m> {
+    region: &'m GuestRegionMmap<()>,
+    start: MemoryRegionAddress,
+    length: u64,
+    writable: bool,
+}
+
+impl<'m> Stretch<'m> {
+    /// `None` unless it is one stretch of RAM or of a window.
+    fn new(ram: &'m GuestRam, address: GuestAddress, length: u64, writable: bool) -> Option<Self> {
+        let region = ram.find_region(address)?;
+        let stretch = Self {
+            region,
+            start: region.to_region_addr(address)?,
+            length,
+            writable,
+        };
+        (stretch.end()? <= region.len()).then_some(stretch)
+    }
+
+    /// Behind its last byte, in its region.
+    fn end(&self) -> Option<u64> {
+        self.start.0.checked_add(self.length)
+    }
+
+    /// Adds a buffer, if it follows.
+    fn grow(&mut self, address: GuestAddress, length: u64, writable: bool) -> bool {
+        let follows = writable == self.writable
+            && self.end().is_some_and(|end| {
+                self.region.start_addr().0.checked_add(end) == Some(address.0)
+                    && end
+                        .checked_add(length)
+                        .is_some_and(|end| end <= self.region.len())
+            });
+        if follows {
+            self.length = self.length.saturating_add(length);
+        }
+        follows
+    }
+
+    fn slice(&self) -> Option<GuestSlice<'m>> {
+        let length = usize::try_from(self.length).ok()?;
+        let bytes = self.region.get_slice(self.start, length).ok()?;
+        Some(GuestSlice {
+            bytes,
+            window: !is_ram(self.region),
+        })
     }
 }
 
@@ -260,21 +324,32 @@ impl Ring {
             readable: 0,
         };
         let mut ended = false;
+        let mut stretch: Option<Stretch<'m>> = None;
         for descriptor in &mut descriptors {
             ended = !descriptor.has_next();
-            let length =
-                usize::try_from(descriptor.len()).map_err(|_| QueueFault::Buffer { head })?;
-            if !descriptor.is_write_only() {
-                if chain.slices.len() != chain.readable {
-                    return Err(QueueFault::Order { head });
-                }
-                chain.readable = chain.readable.saturating_add(usize::from(length > 0));
+            let writable = descriptor.is_write_only();
+            if !writable
+                && (chain.slices.len() != chain.readable
+                    || stretch.as_ref().is_some_and(|stretch| stretch.writable))
+            {
+                return Err(QueueFault::Order { head });
             }
-            if length > 0 {
-                let slice = GuestSlice::at(ram, descriptor.addr(), length)
-                    .ok_or(QueueFault::Buffer { head })?;
-                chain.slices.push(slice);
+            let (address, length) = (descriptor.addr(), u64::from(descriptor.len()));
+            if length == 0
+                || stretch
+                    .as_mut()
+                    .is_some_and(|stretch| stretch.grow(address, length, writable))
+            {
+                continue;
             }
+            let next = Stretch::new(ram, address, length, writable);
+            let next = next.ok_or(QueueFault::Buffer { head })?;
+            if let Some(stretch) = stretch.replace(next) {
+                chain.push(&stretch)?;
+            }
+        }
+        if let Some(stretch) = stretch {
+            chain.push(&stretch)?;
         }
         if ended {
             Ok(Some(chain))
@@ -351,6 +426,33 @@ mod tests {
             assert_eq!(copy_from(&slices, &mut bytes), 0);
             assert!(GuestSlice::at(ram, start, 2 << 20).is_some());
             assert!(GuestSlice::at(ram, start, (2 << 20) + 1).is_none());
+        });
+    }
+
+    #[test]
+    fn buffers_that_follow_each_other_are_one_slice() {
+        with_window(|ram, window, _| {
+            let mut stretch = Stretch::new(ram, GuestAddress(0x1000), 0x1000, true).unwrap();
+            assert!(stretch.grow(GuestAddress(0x2000), 0x10, true));
+            assert!(stretch.grow(GuestAddress(0x2010), 0xff0, true));
+            for (address, writable) in [(0x3000, false), (0x2fff, true), (0x3001, true), (0, true)]
+            {
+                assert!(!stretch.grow(GuestAddress(address), 1, writable));
+            }
+            assert_eq!(stretch.slice().unwrap().len(), 0x2000);
+            assert!(!stretch.grow(GuestAddress(0x3000), u64::MAX, true));
+
+            let end = 64 << 20;
+            let mut last = Stretch::new(ram, GuestAddress(end - 8), 4, true).unwrap();
+            assert!(!last.grow(GuestAddress(end - 4), 5, true));
+            assert!(last.grow(GuestAddress(end - 4), 4, true));
+            assert!(!last.grow(GuestAddress(end), 1, true));
+            assert_eq!(last.slice().unwrap().len(), 8);
+            assert!(Stretch::new(ram, GuestAddress(end - 8), 9, true).is_none());
+            assert!(Stretch::new(ram, GuestAddress(end), 1, true).is_none());
+            assert!(Stretch::new(ram, GuestAddress(u64::MAX), u64::MAX, true).is_none());
+            let inside = Stretch::new(ram, window, 4096, true).unwrap();
+            assert!(inside.slice().unwrap().window);
         });
     }
 

@@ -22,11 +22,18 @@ const MOST: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Forgets {
     waiting: Mutex<Vec<ForgetOne>>,
+    /// Held while a batch is told and until the broker has done it.
+    telling: Mutex<()>,
 }
 
 impl Forgets {
     fn waiting(&self) -> MutexGuard<'_, Vec<ForgetOne>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held, nobody else is telling the broker of a batch.
+    pub(super) fn telling(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes one; true if it is the first of a batch.

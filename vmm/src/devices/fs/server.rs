@@ -53,6 +53,14 @@ pub struct Server {
 /// What an operation has written behind the header, in bytes.
 type Written = usize;
 
+/// What has become of a request.
+enum Done {
+    /// This is behind the header, which is still to be written.
+    Written(Written),
+    /// The broker's answer is in its place, header and all: so many bytes.
+    Answered(u32),
+}
+
 impl Server {
     /// A server for `device` with one channel to the broker. `appends`:
     /// others may append to the same files, so that where an appending write
@@ -90,27 +98,18 @@ impl Server {
         let result = match opcode {
             _ if !honest => Err(errno(libc::EINVAL)),
             None => Err(errno(libc::ENOSYS)),
-            Some(Opcode::Read) => self.read(&header, chain),
-            Some(Opcode::Write) => self.write(&header, chain),
-            Some(Opcode::Fsync) => self.synchronize(&header, chain),
-            Some(Opcode::Lseek) => self.seek(&header, chain),
-            Some(Opcode::Fallocate) => self.allocate(&header, chain),
-            Some(Opcode::CopyFileRange) => self.copy(&header, chain),
-            Some(Opcode::Getattr)
-                if let Some(attributes) = self.changed.attributes(header.nodeid) =>
-            {
-                put(chain, &attributes)
-            }
-            Some(Opcode::Setupmapping) => self.set_up_mapping(&header, chain),
-            Some(Opcode::Removemapping) => self.remove_mappings(chain),
-            Some(opcode) => match self.ask(opcode, &header, chain) {
-                // The broker's answer is in its place, header and all.
-                Ok(length) => return length,
-                Err(error) => Err(error),
+            Some(opcode) => match self.attempt(opcode, &header, chain) {
+                // Files that the guest has forgotten may hold the space still.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    self.pass_forgets_on();
+                    self.attempt(opcode, &header, chain)
+                }
+                result => result,
             },
         };
         let (error, length) = match result {
-            Ok(written) => (0, OUT_HEADER.saturating_add(written)),
+            Ok(Done::Answered(length)) => return length,
+            Ok(Done::Written(written)) => (0, OUT_HEADER.saturating_add(written)),
             Err(error) => (
                 error.raw_os_error().unwrap_or(libc::EIO).saturating_neg(),
                 OUT_HEADER,
@@ -124,6 +123,24 @@ impl Server {
         };
         let _ = copy_to(chain.writable(), answer.as_bytes());
         length
+    }
+
+    fn attempt(&self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) -> io::Result<Done> {
+        match opcode {
+            Opcode::Read => self.read(header, chain),
+            Opcode::Write => self.write(header, chain),
+            Opcode::Fsync => self.synchronize(header, chain),
+            Opcode::Lseek => self.seek(header, chain),
+            Opcode::Fallocate => self.allocate(header, chain),
+            Opcode::CopyFileRange => self.copy(header, chain),
+            Opcode::Getattr if let Some(attributes) = self.changed.attributes(header.nodeid) => {
+                put(chain, &attributes)
+            }
+            Opcode::Setupmapping => self.set_up_mapping(header, chain),
+            Opcode::Removemapping => self.remove_mappings(chain),
+            _ => return self.ask(opcode, header, chain).map(Done::Answered),
+        }
+        .map(Done::Written)
     }
 
     /// Takes what is in the queue of forgets. True: a batch has begun, which a
@@ -143,7 +160,8 @@ impl Server {
         first
     }
 
-    /// Passes on what has been collected; says whether there was anything.
+    /// Passes on what has been collected; says whether there was anything. The
+    /// broker has then done it, and whatever another worker has passed on.
     pub(super) fn pass_forgets_on(&self) -> bool {
         let batch = self.forgets.take();
         self.tell(&batch);
@@ -193,6 +211,7 @@ impl Server {
     }
 
     fn tell(&self, forgets: &[ForgetOne]) {
+        let _telling = self.forgets.telling();
         for batch in forgets.chunks(MOST_TOLD) {
             let count = BatchForgetIn {
                 count: u32::try_from(batch.len()).unwrap_or(0),
@@ -207,6 +226,10 @@ impl Server {
             };
             // A broker that is gone has forgotten everything.
             let _ = self.channel.send_own(&header, &body);
+        }
+        if !forgets.is_empty() {
+            // A question about no node at all: it is answered behind them.
+            let _ = self.channel.open(0, Access::Read);
         }
     }
 
@@ -242,6 +265,9 @@ impl Server {
         // Whatever is wrong with the broker, to the guest it is a device that
         // has failed.
         let answer = answer.map_err(|_| errno(libc::EIO))?;
+        if answer.header().error == -libc::ENOSPC {
+            return Err(errno(libc::ENOSPC));
+        }
         let head = answer.head.get(..answer.length).unwrap_or(&answer.head);
         if answer.length > total(chain.writable()) {
             return Err(errno(libc::EIO));
@@ -321,10 +347,7 @@ impl Server {
         let append = self.appends && write.flags & libc::O_APPEND.cast_unsigned() != 0;
         let file = self.file(header.nodeid, Access::Write)?;
         let at = offset(write.offset)?;
-        let write_data = || {
-            let write_data = || sys::write_at(&file, &data, at, append);
-            write_data().or_else(|error| self.again_if_full(error, write_data))
-        };
+        let write_data = || sys::write_at(&file, &data, at, append);
         let written = if write.write_flags & WRITE_KILL_SUIDGID != 0 {
             sys::unprivileged(write_data)
         } else {
@@ -335,22 +358,6 @@ impl Server {
             padding: 0,
         };
         put(chain, &answer)
-    }
-
-    /// Tries again what has failed for want of space, if the guest has
-    /// forgotten files that the broker still holds: their space is free only
-    /// when it lets go.
-    fn again_if_full<T>(
-        &self,
-        error: io::Error,
-        again: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
-        if error.raw_os_error() != Some(libc::ENOSPC) || !self.pass_forgets_on() {
-            return Err(error);
-        }
-        // A question about no node at all: it is answered behind the forgets.
-        let _ = self.channel.open(0, Access::Read);
-        again()
     }
 
     fn synchronize(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {
