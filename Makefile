@@ -47,7 +47,7 @@ integration: stage ## Run the integration tests in the machine
 	tests/integration
 
 .PHONY: test-full
-test-full: stage ## Run also what takes long, and what is known to be wrong
+test-full: stage ## Run also what is known to be wrong
 	@cargo test --quiet --release -p tests --no-run
 	tests/integration --include-ignored
 
