@@ -91,6 +91,19 @@ pub fn confine() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this thread, when it wakes, lets whoever has the processor go on.
+/// Where the host refuses, nothing changes.
+pub(crate) fn be_patient(patient: bool) {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    let policy = if patient {
+        libc::SCHED_BATCH
+    } else {
+        libc::SCHED_OTHER
+    };
+    // SAFETY: reads the structure; 0 is the calling thread.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())

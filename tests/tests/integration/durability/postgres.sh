@@ -12,6 +12,7 @@ fi
 cd /tmp
 
 start() {
+    : > /tmp/log
     pg_ctl --silent --wait --timeout=600 --log=/tmp/log --options="-c listen_addresses= -c unix_socket_directories=/tmp -c max_connections=20" start > /dev/null ||
         { cat /tmp/log; exit 1; }
     grep -oE 'automatic recovery in progress|redo done|ready to accept' /tmp/log || true

@@ -23,6 +23,7 @@ mod device;
 mod engine;
 mod job;
 mod limiter;
+mod patience;
 mod request;
 mod ring;
 mod sys;

@@ -28,8 +28,10 @@ use io_uring::{IoUring, cqueue};
 
 use super::engine::{Intake, Next, Work};
 use super::job::Progress;
+use super::patience::Patience;
 use super::sys;
 use crate::slots::Occupant;
+use crate::sys::be_patient;
 use crate::virtio::transport::Lease;
 
 /// Requests of a disk that can be on their way at a time; the others wait in
@@ -99,12 +101,18 @@ fn serve(mut ring: IoUring, intake: &Intake) -> Result<Infallible, io::Error> {
     let mut flights = Flights::default();
     let mut done: Vec<(Lease, u32)> = Vec::with_capacity(DEPTH);
     let mut last = 0;
+    let mut patience = Patience::new();
+    be_patient(true);
     watch_kicks(&mut ring, intake)?;
     loop {
         let mut pause = None;
+        let mut taken = 0_usize;
         while flights.has_room() {
             match intake.next(&intake.ram, &mut last) {
-                Next::Work(work) => submit(&mut ring, intake, &mut flights, work),
+                Next::Work(work) => {
+                    taken = taken.saturating_add(1);
+                    submit(&mut ring, intake, &mut flights, work);
+                }
                 Next::Answered(lease, length) => done.push((lease, length)),
                 Next::Wait(wait) => {
                     pause = Some(wait);
@@ -115,6 +123,9 @@ fn serve(mut ring: IoUring, intake: &Intake) -> Result<Infallible, io::Error> {
             if done.len() >= DEPTH {
                 break;
             }
+        }
+        if let Some(patient) = patience.after(taken) {
+            be_patient(patient);
         }
         // What is answered already does not wait for anything.
         let want = usize::from(done.is_empty());

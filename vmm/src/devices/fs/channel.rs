@@ -120,6 +120,35 @@ impl Channel {
         Ok(answer)
     }
 
+    /// Receives an answer that is a `T` and goes to nobody else's memory; or
+    /// the number of an error.
+    ///
+    /// # Errors
+    ///
+    /// The broker is gone, or its answer is none.
+    pub(super) fn receive_value<T: FromBytes + IntoBytes>(&self) -> io::Result<Result<T, i32>> {
+        const HEADER: usize = size_of::<OutHeader>();
+        let mut header = OutHeader::default();
+        let mut value = T::new_zeroed();
+        let (received, _) = sys::receive_message(
+            self.0.as_fd(),
+            header.as_mut_bytes(),
+            &[],
+            value.as_mut_bytes(),
+        )?;
+        let expected = match header.error {
+            0 => HEADER.saturating_add(size_of::<T>()),
+            _ => HEADER,
+        };
+        if received != expected || usize::try_from(header.len) != Ok(received) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(match header.error {
+            0 => Ok(value),
+            error => Err(error.saturating_neg()),
+        })
+    }
+
     /// Asks for a descriptor of a node's data.
     pub(super) fn open(&self, node: u64, access: Access) -> io::Result<File> {
         let wanted = DataIn {

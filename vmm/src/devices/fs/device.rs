@@ -13,9 +13,9 @@ use std::sync::Arc;
 use protocol::broker::Policy;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
-use super::changed::LastChanged;
 use super::files::Files;
 use super::forgets::Forgets;
+use super::known::Known;
 use super::window::FileWindow;
 use crate::virtio::{Device, QueueFault, Queues, SharedMemory};
 
@@ -36,7 +36,7 @@ pub struct Fs {
     config: [u8; TAG + 4],
     files: Arc<Files>,
     forgets: Arc<Forgets>,
-    changed: Arc<LastChanged>,
+    known: Option<Arc<Known>>,
     window: Option<Arc<FileWindow>>,
 }
 
@@ -56,7 +56,7 @@ impl Fs {
             config,
             files: Arc::default(),
             forgets: Arc::default(),
-            changed: Arc::default(),
+            known: (policy == Policy::Exclusive).then(Arc::default),
             window: None,
         }
     }
@@ -78,9 +78,9 @@ impl Fs {
         &self.files
     }
 
-    /// The directory that its workers have changed last.
-    pub(super) fn changed(&self) -> &Arc<LastChanged> {
-        &self.changed
+    /// What its workers know, where only this guest changes the files.
+    pub(super) fn known(&self) -> Option<&Arc<Known>> {
+        self.known.as_ref()
     }
 
     /// The forgets that its workers collect.

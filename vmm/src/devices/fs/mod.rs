@@ -13,12 +13,12 @@
 //! asks and waits without a table of what is on its way. Data move straight between file and guest memory, on descriptors that
 //! the broker has opened; the VMM knows nodes by number and no name at all.
 
-mod changed;
 mod channel;
 mod device;
 mod files;
 mod forgets;
 mod front;
+mod known;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -16,18 +16,18 @@ use std::sync::Arc;
 
 use protocol::broker::entry_bytes;
 use protocol::fuse::{
-    BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, ForgetIn, ForgetOne, FsyncIn,
-    InHeader, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST, Opcode, OutHeader, ReadIn, RemovemappingIn,
-    RemovemappingOne, SETUPMAPPING_WRITE, SetupmappingIn, WRITE_KILL_SUIDGID, WriteIn, WriteOut,
-    fattr,
+    AttrOut, BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, ForgetIn, ForgetOne,
+    FsyncIn, GetxattrIn, GetxattrOut, InHeader, LinkIn, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST,
+    Opcode, OutHeader, ReadIn, RemovemappingIn, RemovemappingOne, SETUPMAPPING_WRITE,
+    SetupmappingIn, WRITE_KILL_SUIDGID, WriteIn, WriteOut, fattr,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::changed::LastChanged;
-use super::channel::{Channel, HEAD};
+use super::channel::{Answer, Channel, HEAD};
 use super::device::{FORGETS, Fs};
 use super::files::{Access, Files};
 use super::forgets::Forgets;
+use super::known::{Answered, Effect, Extended, Known, Told};
 use super::window::FileWindow;
 use crate::memory::GuestRam;
 use crate::slots::Slot;
@@ -45,13 +45,20 @@ pub struct Server {
     channel: Channel,
     files: Arc<Files>,
     forgets: Arc<Forgets>,
-    changed: Arc<LastChanged>,
+    known: Option<Arc<Known>>,
     window: Option<Arc<FileWindow>>,
     appends: bool,
 }
 
 /// What an operation has written behind the header, in bytes.
 type Written = usize;
+
+/// What can be learned from an answer.
+#[derive(Default)]
+struct Learned {
+    told: Told,
+    answered: Option<Answered>,
+}
 
 /// What has become of a request.
 enum Done {
@@ -71,7 +78,7 @@ impl Server {
             channel: Channel::new(channel),
             files: Arc::clone(device.files()),
             forgets: Arc::clone(device.forgets()),
-            changed: Arc::clone(device.changed()),
+            known: device.known().cloned(),
             window: device.window().cloned(),
             appends,
         }
@@ -126,21 +133,100 @@ impl Server {
     }
 
     fn attempt(&self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) -> io::Result<Done> {
+        let Some(known) = &self.known else {
+            return self.work(opcode, header, chain).0;
+        };
+        if let Some(done) = self.answer_known(known, opcode, header, chain) {
+            return done.map(Done::Written);
+        }
+        match Effect::of(opcode, header.nodeid, || other_node(opcode, chain)) {
+            Effect::None => known.asking(|| {
+                let (done, learned) = self.work(opcode, header, chain);
+                (done, learned.answered)
+            }),
+            effect => known.during(effect, || {
+                let (done, learned) = self.work(opcode, header, chain);
+                (done, learned.told)
+            }),
+        }
+    }
+
+    /// The answer to a question, if it is known.
+    fn answer_known(
+        &self,
+        known: &Known,
+        opcode: Opcode,
+        header: &InHeader,
+        chain: &Chain<'_>,
+    ) -> Option<io::Result<Written>> {
+        let node = header.nodeid;
         match opcode {
+            Opcode::Getattr => Some(put(chain, &known.attributes(node)?)),
+            Opcode::Getxattr => {
+                let lacks = known.lacks(node, asked_for(chain)?);
+                lacks.then(|| Err(errno(libc::ENODATA)))
+            }
+            Opcode::Listxattr if known.lacks(node, Extended::Any) => {
+                let wanted: GetxattrIn = read_at(chain, IN_HEADER)?;
+                Some(match wanted.size {
+                    0 => put(chain, &GetxattrOut::default()),
+                    _ => Ok(0),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Does what a request asks, and says what can be learned from it.
+    fn work(
+        &self,
+        opcode: Opcode,
+        header: &InHeader,
+        chain: &Chain<'_>,
+    ) -> (io::Result<Done>, Learned) {
+        let written = match opcode {
             Opcode::Read => self.read(header, chain),
             Opcode::Write => self.write(header, chain),
             Opcode::Fsync => self.synchronize(header, chain),
             Opcode::Lseek => self.seek(header, chain),
             Opcode::Fallocate => self.allocate(header, chain),
             Opcode::CopyFileRange => self.copy(header, chain),
-            Opcode::Getattr if let Some(attributes) = self.changed.attributes(header.nodeid) => {
-                put(chain, &attributes)
-            }
+            Opcode::Getattr if self.known.is_some() => return self.attributes(header, chain),
             Opcode::Setupmapping => self.set_up_mapping(header, chain),
             Opcode::Removemapping => self.remove_mappings(chain),
-            _ => return self.ask(opcode, header, chain).map(Done::Answered),
+            _ => {
+                return match self.ask(opcode, header, chain) {
+                    Ok((length, learned)) => (Ok(Done::Answered(length)), learned),
+                    Err(error) => (Err(error), Learned::default()),
+                };
+            }
+        };
+        (written.map(Done::Written), Learned::default())
+    }
+
+    /// GETATTR, with an answer that can be kept.
+    fn attributes(&self, header: &InHeader, chain: &Chain<'_>) -> (io::Result<Done>, Learned) {
+        if total(chain.readable()) > MAX_REQUEST {
+            return (Err(invalid()), Learned::default());
         }
-        .map(Done::Written)
+        let body = part(chain.readable(), IN_HEADER, usize::MAX);
+        let answer = self
+            .channel
+            .send(header, &body)
+            .and_then(|()| self.channel.receive_value::<AttrOut>());
+        let mut learned = Learned::default();
+        let written = match answer {
+            Err(_) => Err(errno(libc::EIO)),
+            Ok(Err(error)) => Err(errno(error)),
+            Ok(Ok(attributes)) => {
+                // In a window the guest writes unseen.
+                if self.window.is_none() {
+                    learned.answered = Some(Answered::Attributes(header.nodeid, attributes));
+                }
+                put(chain, &attributes)
+            }
+        };
+        (written.map(Done::Written), learned)
     }
 
     /// Takes what is in the queue of forgets. True: a batch has begun, which a
@@ -234,12 +320,20 @@ impl Server {
     }
 
     /// Lets the broker answer.
-    fn ask(&self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) -> io::Result<u32> {
+    fn ask(
+        &self,
+        opcode: Opcode,
+        header: &InHeader,
+        chain: &Chain<'_>,
+    ) -> io::Result<(u32, Learned)> {
         if total(chain.readable()) > MAX_REQUEST {
             return Err(errno(libc::EINVAL));
         }
         if opcode == Opcode::Init {
             self.files.clear();
+            if let Some(known) = &self.known {
+                known.clear();
+            }
             if let Some(window) = &self.window {
                 window.clear();
             }
@@ -254,14 +348,10 @@ impl Server {
         if entry.is_some_and(|_| total(&room) < length) {
             return Err(errno(libc::EINVAL));
         }
-        let answer = self.changed.during(opcode, || {
-            let answer = self
-                .channel
-                .send(header, &body)
-                .and_then(|()| self.channel.receive(&room, entry));
-            let changed = answer.as_ref().ok().and_then(|answer| answer.changed);
-            (answer, changed)
-        });
+        let answer = self
+            .channel
+            .send(header, &body)
+            .and_then(|()| self.channel.receive(&room, entry));
         // Whatever is wrong with the broker, to the guest it is a device that
         // has failed.
         let answer = answer.map_err(|_| errno(libc::EIO))?;
@@ -274,6 +364,14 @@ impl Server {
         }
         let _ = copy_to(chain.writable(), head);
         let (named, succeeded) = (answer.node(), answer.header().error == 0);
+        let learned = Learned {
+            told: Told {
+                changed: answer.changed,
+                new: (succeeded && opcode == Opcode::Mknod).then_some(named),
+            },
+            answered: missing(opcode, &answer, chain)
+                .map(|extended| Answered::Lacks(header.nodeid, extended)),
+        };
         if let Some(file) = answer.file {
             let access = match opcode {
                 Opcode::Open => {
@@ -291,7 +389,7 @@ impl Server {
         if opcode == Opcode::Setattr && succeeded {
             self.resized(header.nodeid, chain)?;
         }
-        Ok(u32::try_from(answer.length).unwrap_or(u32::MAX))
+        Ok((u32::try_from(answer.length).unwrap_or(u32::MAX), learned))
     }
 
     fn file(&self, node: u64, access: Access) -> io::Result<Arc<File>> {
@@ -478,6 +576,39 @@ pub(super) fn is_quick(chain: &Chain<'_>) -> bool {
 
 /// Bytes that one COPY_FILE_RANGE copies.
 const LARGEST_COPY: usize = 64 << 20;
+
+/// The second node of a request that names two.
+fn other_node(opcode: Opcode, chain: &Chain<'_>) -> Option<u64> {
+    match opcode {
+        Opcode::Link => read_at::<LinkIn>(chain, IN_HEADER).map(|link| link.oldnodeid),
+        _ => read_at::<CopyFileRangeIn>(chain, IN_HEADER).map(|copy| copy.nodeid_out),
+    }
+}
+
+/// The extended attribute that GETXATTR asks for, if it is one of interest.
+fn asked_for(chain: &Chain<'_>) -> Option<Extended> {
+    let mut name = [0; 32];
+    let at = IN_HEADER.saturating_add(size_of::<GetxattrIn>());
+    let length = copy_from(&part(chain.readable(), at, name.len()), &mut name);
+    Extended::from_name(name.get(..length)?)
+}
+
+/// What a file lacks by an answer about its extended attributes.
+fn missing(opcode: Opcode, answer: &Answer, chain: &Chain<'_>) -> Option<Extended> {
+    let header = answer.header();
+    match opcode {
+        Opcode::Getxattr if header.error == -libc::ENODATA => asked_for(chain),
+        // The list, or its size.
+        Opcode::Listxattr if header.error == 0 => {
+            let none = match answer.length.checked_sub(OUT_HEADER)? {
+                0 => true,
+                _ => read_at::<GetxattrIn>(chain, IN_HEADER)?.size == 0 && answer.node() == 0,
+            };
+            none.then_some(Extended::Any)
+        }
+        _ => None,
+    }
+}
 
 /// Changes a file with the privilege that the caller seems to have: these
 /// requests have no flag that says it, as WRITE has.
