@@ -308,6 +308,15 @@ impl Device {
         }
     }
 
+    /// Opens a directory that others may remove: a program may be in it then,
+    /// and by its name it could not be found again.
+    pub(crate) fn hold_directory(&self, found: &Found) {
+        if self.policy == Policy::Shared && found.status.kind() == FileType::Directory {
+            // Where that fails it is found by name, while there is one.
+            let _ = self.nodes.descriptor(found.id);
+        }
+    }
+
     /// The answer that a name leads nowhere, which the guest may believe for
     /// as long as any other.
     pub(crate) fn no_entry(&self) -> EntryOut {

@@ -164,6 +164,7 @@ fn tell(
 ) -> Result<(), Errno> {
     let found = device.nodes.look_up(directory, name)?;
     answer.push(&device.entry(&found));
+    device.hold_directory(&found);
     Ok(())
 }
 

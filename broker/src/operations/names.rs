@@ -2,11 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use protocol::broker::Policy;
 use protocol::fuse::{
     BatchForgetIn, ForgetIn, ForgetOne, LinkIn, Name, Opcode, Rename2In, RenameIn,
 };
-use rustix::fs::{AtFlags, CWD, FileType, RenameFlags, linkat, renameat_with, unlinkat};
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with, unlinkat};
 use rustix::io::Errno;
 
 use crate::answer::Answer;
@@ -26,11 +25,7 @@ pub(crate) fn look_up(
     match device.nodes.look_up(request.node(), name) {
         Ok(found) => {
             answer.push(&device.entry(&found));
-            // A program may be in it when others remove it, and by its name it
-            // could not be found again.
-            if device.policy == Policy::Shared && found.status.kind() == FileType::Directory {
-                let _ = device.nodes.descriptor(found.id);
-            }
+            device.hold_directory(&found);
         }
         Err(Errno::NOENT) => answer.push(&device.no_entry()),
         Err(errno) => return Err(errno),
