@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
 use crate::virtio::queue::GuestSlice;
 
 /// Buffers that one call takes; longer lists are cut, the caller goes on.
@@ -14,24 +16,19 @@ const MOST_BUFFERS: usize = 1024;
 
 /// The one capability that is kept: writing to a file leaves it its set-ids,
 /// as writing by the guest's root does (capabilities(7)).
-const FSETID: u32 = 1 << 4;
+const KEPT: CapabilitySet = CapabilitySet::FSETID;
 
-/// Gives the thread, and those it starts, just these capabilities.
-fn set_capabilities(effective: u32, permitted: u32) -> io::Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    // `struct __user_cap_header_struct` and two `__user_cap_data_struct`.
-    let header = [VERSION_3, 0];
-    let sets = [effective, permitted, 0, 0, 0, 0];
-    // SAFETY: reads the two arrays, which have the layout that this version
-    // of the call asks for.
-    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
-    check(result.try_into().unwrap_or(-1))
-}
-
-/// Gives up every capability but [`FSETID`], and that as well where there are
+/// Gives up every capability but [`KEPT`], and that as well where there are
 /// none.
 fn drop_capabilities() -> io::Result<()> {
-    set_capabilities(FSETID, FSETID).or_else(|_| set_capabilities(0, 0))
+    let only = |kept| CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, only(KEPT))
+        .or_else(|_| set_capabilities(None, only(CapabilitySet::empty())))?;
+    Ok(())
 }
 
 /// Changes a file as somebody who has no privilege: it loses its set-ids.
@@ -40,16 +37,16 @@ fn drop_capabilities() -> io::Result<()> {
 ///
 /// The system's, or those of `change`.
 pub(crate) fn unprivileged<T>(change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    match set_capabilities(0, FSETID) {
-        // There is none to give up.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => change(),
-        Err(error) => Err(error),
-        Ok(()) => {
-            let result = change();
-            set_capabilities(FSETID, FSETID)?;
-            result
-        }
+    let held = capabilities(None)?;
+    let mut without = held;
+    without.effective.remove(KEPT);
+    if without == held {
+        return change();
     }
+    set_capabilities(None, without)?;
+    let result = change();
+    set_capabilities(None, held)?;
+    result
 }
 
 /// As many descriptors as the keeper may have. Where that fails it stays as it
@@ -74,8 +71,8 @@ fn one_arena() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Dies with the parent, has no privilege but [`FSETID`] and gains none by any later
-/// `execve`.
+/// Dies with the parent, has no privilege but [`KEPT`] and gains none by any
+/// later `execve`.
 ///
 /// # Errors
 ///
@@ -514,6 +511,18 @@ mod tests {
     use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
     use super::*;
+
+    #[test]
+    fn privileges_are_taken_back_as_they_were() {
+        let before = capabilities(None).unwrap();
+        let during = unprivileged(|| Ok(capabilities(None)?)).unwrap();
+        let after = capabilities(None).unwrap();
+        assert!(!during.effective.contains(KEPT));
+        assert_eq!((during.permitted, after), (before.permitted, before));
+        let failed = unprivileged(|| Err::<(), _>(io::ErrorKind::Other.into()));
+        assert!(failed.is_err());
+        assert_eq!(capabilities(None).unwrap(), before);
+    }
 
     #[test]
     fn descriptors_beyond_the_first_are_closed() {
