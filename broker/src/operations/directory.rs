@@ -4,11 +4,11 @@ use protocol::fuse::{Attr, Dirent, EntryOut, Name, Opcode, ROOT, ReadIn, StatfsO
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::attributes;
 use crate::answer::Answer;
 use crate::caller;
 use crate::device::Device;
 use crate::nodes::Found;
-use crate::operations::attributes;
 use crate::request::Request;
 use crate::streams::Entry;
 

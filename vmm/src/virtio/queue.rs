@@ -77,11 +77,18 @@ impl<'m> GuestSlice<'m> {
     /// window.
     pub(crate) fn at(ram: &'m GuestRam, address: GuestAddress, length: usize) -> Option<Self> {
         let region = ram.find_region(address)?;
-        let bytes = region
-            .get_slice(region.to_region_addr(address)?, length)
-            .ok()?;
-        let window = !is_ram(region);
-        Some(Self { bytes, window })
+        Self::within(region, region.to_region_addr(address)?, length)
+    }
+
+    fn within(
+        region: &'m GuestRegionMmap<()>,
+        start: MemoryRegionAddress,
+        length: usize,
+    ) -> Option<Self> {
+        Some(Self {
+            bytes: region.get_slice(start, length).ok()?,
+            window: !is_ram(region),
+        })
     }
 
     /// Its bytes.
@@ -212,12 +219,7 @@ impl<'m> Stretch<'m> {
     }
 
     fn slice(&self) -> Option<GuestSlice<'m>> {
-        let length = usize::try_from(self.length).ok()?;
-        let bytes = self.region.get_slice(self.start, length).ok()?;
-        Some(GuestSlice {
-            bytes,
-            window: !is_ram(self.region),
-        })
+        GuestSlice::within(self.region, self.start, self.length.try_into().ok()?)
     }
 }
 
@@ -328,10 +330,7 @@ impl Ring {
         for descriptor in &mut descriptors {
             ended = !descriptor.has_next();
             let writable = descriptor.is_write_only();
-            if !writable
-                && (chain.slices.len() != chain.readable
-                    || stretch.as_ref().is_some_and(|stretch| stretch.writable))
-            {
+            if !writable && stretch.as_ref().is_some_and(|stretch| stretch.writable) {
                 return Err(QueueFault::Order { head });
             }
             let (address, length) = (descriptor.addr(), u64::from(descriptor.len()));

@@ -206,10 +206,10 @@ impl Server {
 
     /// GETATTR, with an answer that can be kept.
     fn attributes(&self, header: &InHeader, chain: &Chain<'_>) -> (io::Result<Done>, Learned) {
-        if total(chain.readable()) > MAX_REQUEST {
-            return (Err(invalid()), Learned::default());
-        }
-        let body = part(chain.readable(), IN_HEADER, usize::MAX);
+        let body = match body(chain) {
+            Ok(body) => body,
+            Err(error) => return (Err(error), Learned::default()),
+        };
         let answer = self
             .channel
             .send(header, &body)
@@ -326,9 +326,7 @@ impl Server {
         header: &InHeader,
         chain: &Chain<'_>,
     ) -> io::Result<(u32, Learned)> {
-        if total(chain.readable()) > MAX_REQUEST {
-            return Err(errno(libc::EINVAL));
-        }
+        let body = body(chain)?;
         if opcode == Opcode::Init {
             self.files.clear();
             if let Some(known) = &self.known {
@@ -338,7 +336,6 @@ impl Server {
                 window.clear();
             }
         }
-        let body = part(chain.readable(), IN_HEADER, usize::MAX);
         // Where more may follow, what the answer itself takes is known.
         let entry = entry_bytes(opcode);
         let length = entry.map_or(usize::MAX, |entry| {
@@ -576,6 +573,14 @@ pub(super) fn is_quick(chain: &Chain<'_>) -> bool {
 
 /// Bytes that one COPY_FILE_RANGE copies.
 const LARGEST_COPY: usize = 64 << 20;
+
+/// What follows a request's header, if it is one that the broker takes.
+fn body<'m>(chain: &Chain<'m>) -> io::Result<Vec<GuestSlice<'m>>> {
+    if total(chain.readable()) > MAX_REQUEST {
+        return Err(invalid());
+    }
+    Ok(part(chain.readable(), IN_HEADER, usize::MAX))
+}
 
 /// The second node of a request that names two.
 fn other_node(opcode: Opcode, chain: &Chain<'_>) -> Option<u64> {
