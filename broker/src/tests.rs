@@ -7,8 +7,8 @@ use std::path::Path;
 
 use protocol::broker::{Changed, DATA, DataIn, Policy};
 use protocol::fuse::{
-    EntryOut, ForgetIn, InHeader, LinkIn, MkdirIn, MknodIn, Opcode, OutHeader, ROOT, ReadIn,
-    RenameIn, SetattrIn, fattr,
+    ATTR_SUBMOUNT, EntryOut, ForgetIn, InHeader, LinkIn, MkdirIn, MknodIn, Opcode, OutHeader, ROOT,
+    ReadIn, RenameIn, SetattrIn, fattr,
 };
 use rustix::fs::{Mode, OFlags, open};
 use zerocopy::{FromBytes, IntoBytes};
@@ -97,6 +97,29 @@ impl Guest {
 
 fn with_end(name: &[u8]) -> Vec<u8> {
     [name, b"\0"].concat()
+}
+
+#[test]
+fn only_shares_on_another_file_system_are_announced() {
+    let mut guest = Guest::new(Policy::Shared, 1000);
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let here = guest.directory.path();
+    // A file first: the device's own file system is that of a directory.
+    let file = here.join("file");
+    fs::write(&file, "").unwrap();
+    let shares = [&file, here, elsewhere.path(), elsewhere.path()]
+        .map(|path| open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap());
+    guest.device = Device::new(Policy::Shared, shares.into(), 1000, 16).unwrap();
+    let announced = [b"0", b"1", b"2", b"3"].map(|number| {
+        let (error, body) = guest.ask(Opcode::Lookup, ROOT, &with_end(number));
+        let (entry, _) = EntryOut::read_from_prefix(&body).unwrap();
+        assert_eq!(error, 0);
+        entry.attr.flags & ATTR_SUBMOUNT != 0
+    });
+    assert_eq!(announced, [false, false, true, true]);
+    assert_eq!(guest.look_up(ROOT, b"4"), Err(libc::ENOENT));
+    // The device's own file system is that of a share, and is synchronized.
+    assert_eq!(guest.ask(Opcode::Syncfs, ROOT, &[0; 8]).0, 0);
 }
 
 #[test]
