@@ -11,6 +11,7 @@ use crate::digest::{Digest, Inputs};
 use crate::fragment::{self, FragmentError};
 use crate::make::{self, MakeError, SETTINGS, Trees};
 use crate::pack::{PackError, pack};
+use crate::patch::{self, PatchError};
 use crate::progress::Progress;
 use crate::source::{self, SourceError};
 
@@ -21,6 +22,8 @@ pub struct Order {
     pub cache: Cache,
     /// The directory of the fragments.
     pub fragments: PathBuf,
+    /// The directory of the patches.
+    pub patches: PathBuf,
     /// Compilers at a time.
     pub jobs: NonZeroUsize,
 }
@@ -31,6 +34,9 @@ pub enum BuildError {
     /// The fragments are wrong.
     #[error(transparent)]
     Fragment(#[from] FragmentError),
+    /// The patches are wrong.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
     /// The source is not to be had.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -60,10 +66,12 @@ pub enum BuildError {
 /// [`BuildError`]; the cache then holds no part of a kernel.
 pub fn build(order: &Order, progress: &mut Progress) -> Result<Kernel, BuildError> {
     let requests = fragment::read_directory(&order.fragments)?;
+    let patches = patch::read_directory(&order.patches)?;
     let version = source::offered_version()?;
     let digest = Digest::of(&Inputs {
         source_version: &version,
         options: &fragment::merged(&requests),
+        patches: &patches,
         toolchain: &make::toolchain()?,
         settings: &SETTINGS,
     });
@@ -78,11 +86,12 @@ pub fn build(order: &Order, progress: &mut Progress) -> Result<Kernel, BuildErro
     if kernel.exists() {
         return Ok(kernel);
     }
-    let tree = source::tree(&order.cache, &version, &mut |step| progress.step(step))?;
-    let objects = order.cache.source(&version).join("objects");
+    let source = source::get(&order.cache, &version, &patches, &mut |step| {
+        progress.step(step);
+    })?;
     let trees = Trees {
-        source: &tree,
-        objects: &objects,
+        source: &source.tree,
+        objects: &source.objects,
     };
     progress.step("configuring");
     trees.configure(&requests)?;

@@ -91,11 +91,13 @@ impl Cache {
         }
     }
 
-    /// Where the source of `version` and its objects belong.
+    /// Where the source of `version` in this `variant` and its objects belong.
     #[must_use]
-    pub fn source(&self, version: &str) -> PathBuf {
-        // A Debian version may hold `:` and `~`, never `/`.
-        self.root.join("source").join(version)
+    pub fn source(&self, version: &str, variant: &str) -> PathBuf {
+        // A Debian version may hold `:` and `~`, never `/` nor `_`.
+        self.root
+            .join("source")
+            .join(format!("{version}_{variant}"))
     }
 
     /// The file that remembers how many objects the last full build compiled.
@@ -233,6 +235,7 @@ mod tests {
         Digest::of(&Inputs {
             source_version: version,
             options: "",
+            patches: &[],
             toolchain: "",
             settings: &[],
         })

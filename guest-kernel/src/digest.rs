@@ -7,6 +7,8 @@ use std::fmt::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::patch::Patch;
+
 /// Raised by whoever changes what the builder does to the same inputs.
 const BUILDER_REVISION: &str = "1";
 
@@ -17,6 +19,8 @@ pub struct Inputs<'a> {
     pub source_version: &'a str,
     /// The merged requests, sorted.
     pub options: &'a str,
+    /// The patches, whole.
+    pub patches: &'a [Patch],
     /// What compiler and linker say of themselves.
     pub toolchain: &'a str,
     /// The variables given to make.
@@ -26,6 +30,26 @@ pub struct Inputs<'a> {
 /// Sixteen hexadecimal digits: the name of a kernel in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest(String);
+
+/// Eight hexadecimal digits for `patches`: the name of their source's variant.
+#[must_use]
+pub fn of_patches(patches: &[Patch]) -> String {
+    let mut hash = Sha256::new();
+    for patch in patches {
+        hash.update(patch.text.len().to_le_bytes());
+        hash.update(&patch.text);
+    }
+    hexadecimal(&hash.finalize(), 4)
+}
+
+fn hexadecimal(hash: &[u8], bytes: usize) -> String {
+    let mut name = String::new();
+    for byte in hash.iter().take(bytes) {
+        // Writing into a `String` cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
 
 impl Digest {
     /// The digest of `inputs`.
@@ -39,14 +63,10 @@ impl Digest {
         field(BUILDER_REVISION);
         field(inputs.source_version);
         field(inputs.options);
+        inputs.patches.iter().for_each(|patch| field(&patch.text));
         field(inputs.toolchain);
         inputs.settings.iter().for_each(|setting| field(setting));
-        let mut name = String::new();
-        for byte in hash.finalize().iter().take(8) {
-            // Writing into a `String` cannot fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        Self(name)
+        Self(hexadecimal(&hash.finalize(), 8))
     }
 
     /// Whether `name` could be a digest: how the cache knows its own directories.
@@ -64,11 +84,14 @@ impl fmt::Display for Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     const INPUTS: Inputs<'_> = Inputs {
         source_version: "6.12.1-1",
         options: "CONFIG_SMP=y\n",
+        patches: &[],
         toolchain: "gcc 12",
         settings: &["A=1", "B=2"],
     };
@@ -90,6 +113,13 @@ mod tests {
             },
             Inputs {
                 options: "CONFIG_SMP=y\nCONFIG_NET=y\n",
+                ..INPUTS
+            },
+            Inputs {
+                patches: &[Patch {
+                    path: PathBuf::new(),
+                    text: "x".into(),
+                }],
                 ..INPUTS
             },
             Inputs {

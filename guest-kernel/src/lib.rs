@@ -1,11 +1,11 @@
-//! Builds nerite's guest kernel: the distribution's pristine source, a
-//! configuration made of reviewed fragments, one `vmlinux`.
+//! Builds nerite's guest kernel: the distribution's source, a
+//! configuration made of reviewed fragments, hardly a patch, one `vmlinux`.
 //!
 //! ```text
 //!  fragments/*.config ──▶ fragment ──▶ digest ──▶ cached? ──▶ path
 //!                            │                      │ no
 //!                            ▼                      ▼
-//!                    allnoconfig + requests     source (apt, tar)
+//!                    allnoconfig + requests     source (apt, tar), patches
 //!                            │                      │
 //!                            └──▶ config: did every option survive?
 //!                                           │
@@ -28,6 +28,7 @@ pub mod fragment;
 pub mod initcalls;
 pub mod make;
 pub mod pack;
+pub mod patch;
 pub mod progress;
 pub mod size;
 pub mod source;

@@ -21,8 +21,8 @@ use guest_kernel::{fragment, initcalls, size};
 /// Builds nerite's guest kernel and shows what it is made of
 ///
 /// The result is an uncompressed x86-64 `vmlinux` without modules, for a direct
-/// boot. It is cached by a digest of the source package's version, the options
-/// and the compiler, below ${XDG_CACHE_HOME:-~/.cache}/nerite/kernel.
+/// boot. It is cached by a digest of the source package's version, the patches,
+/// the options and the compiler, below ${XDG_CACHE_HOME:-~/.cache}/nerite/kernel.
 #[derive(Debug, Parser)]
 #[command(name = "guest-kernel", version)]
 enum Cli {
@@ -64,6 +64,9 @@ struct Fragments {
     /// Take the *.config of this directory instead of nerite's own
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/fragments"), hide_default_value = true)]
     fragments: PathBuf,
+    /// Take the *.patch of this directory instead of nerite's own
+    #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/patches"), hide_default_value = true)]
+    patches: PathBuf,
 }
 
 /// How to build, and where to.
@@ -88,7 +91,7 @@ fn main() -> ExitCode {
             top,
         } => show_size(fragments, depth, top),
         Cli::Initcalls { log, top } => show_initcalls(&log, top),
-        Cli::Options(Fragments { fragments }) => fragment::read_directory(&fragments)
+        Cli::Options(Fragments { fragments, .. }) => fragment::read_directory(&fragments)
             .map_err(anyhow::Error::from)
             .and_then(|requests| output::print(&output::markdown(&requests))),
     };
@@ -106,6 +109,7 @@ fn kernel(fragments: Fragments, jobs: Option<NonZeroUsize>) -> Result<Kernel> {
     let order = Order {
         cache: Cache::of_user()?,
         fragments: fragments.fragments,
+        patches: fragments.patches,
         jobs: jobs.unwrap_or_else(all),
     };
     let mut progress = Progress::new();

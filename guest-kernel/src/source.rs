@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, CacheError, remove_tree};
 use crate::command::{CommandError, run, tool};
+use crate::digest::of_patches;
+use crate::patch::{self, Patch, PatchError};
 
 /// The package with the pristine-plus-security source of the LTS kernel.
 pub const PACKAGE: &str = "linux-source-6.12";
@@ -33,6 +35,9 @@ pub enum SourceError {
     /// apt, dpkg-deb or tar failed.
     #[error("get {PACKAGE}")]
     Command(#[from] CommandError),
+    /// A patch is not for this version.
+    #[error("change the kernel's source")]
+    Patch(#[from] PatchError),
     /// The cache could not be written.
     #[error("keep {PACKAGE}")]
     Cache(#[from] CacheError),
@@ -56,21 +61,34 @@ fn candidate(policy: &str) -> Option<String> {
     (version != "(none)").then(|| version.to_owned())
 }
 
-/// The source tree of `version`, downloaded and unpacked if the cache has it
-/// not; then older ones go. `step` is told what is about to take long.
+/// Where a source is.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Unpacked and patched.
+    pub tree: PathBuf,
+    /// What is made of it.
+    pub objects: PathBuf,
+}
+
+/// The source of `version` with `patches`, downloaded and unpacked if the cache
+/// has it not; then others go. `step` is told what is about to take long.
 ///
 /// # Errors
 ///
 /// [`SourceError`].
-pub fn tree(
+pub fn get(
     cache: &Cache,
     version: &str,
+    patches: &[Patch],
     step: &mut dyn FnMut(&str),
-) -> Result<PathBuf, SourceError> {
-    let home = cache.source(version);
-    let tree = home.join("tree");
-    if tree.exists() {
-        return Ok(tree);
+) -> Result<Source, SourceError> {
+    let home = cache.source(version, &of_patches(patches));
+    let source = Source {
+        tree: home.join("tree"),
+        objects: home.join("objects"),
+    };
+    if source.tree.exists() {
+        return Ok(source);
     }
     let incoming = home.join("incoming");
     remove_tree(&incoming)?;
@@ -96,10 +114,11 @@ pub fn tree(
     if !unpacked.join("Kconfig").exists() {
         return Err(layout(&package, &format!("{PACKAGE}/Kconfig")));
     }
-    fs::rename(&unpacked, &tree).map_err(CacheError::file("rename", &unpacked))?;
+    patch::apply(patches, &unpacked)?;
+    fs::rename(&unpacked, &source.tree).map_err(CacheError::file("rename", &unpacked))?;
     remove_tree(&incoming)?;
     remove_others(&home)?;
-    Ok(tree)
+    Ok(source)
 }
 
 fn only_package(directory: &Path) -> Result<PathBuf, SourceError> {
