@@ -55,8 +55,8 @@ const FEATURES: u64 = init::ASYNC_READ
 /// Opening a file asks nobody, and writes are collected.
 const EXCLUSIVE_FEATURES: u64 = init::WRITEBACK_CACHE | init::NO_OPEN_SUPPORT;
 
-/// A change by others is noticed.
-const SHARED_FEATURES: u64 = init::AUTO_INVAL_DATA;
+/// A change by others is noticed, and so are their locks, which the VMM knows.
+const SHARED_FEATURES: u64 = init::AUTO_INVAL_DATA | init::POSIX_LOCKS | init::FLOCK_LOCKS;
 
 /// Pages of files themselves in guest memory, for the files that are said to be
 /// worth it.
@@ -211,10 +211,13 @@ impl Device {
             Opcode::Setxattr => extended::set(self, request),
             Opcode::Removexattr => extended::remove(self, request),
             Opcode::Release => open::release(self, request),
-            Opcode::Flush => open::flush(self),
-            Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw => Err(Errno::NOSYS),
             // The VMM's own, or answered before.
-            Opcode::Read
+            Opcode::Flush
+            | Opcode::Getlk
+            | Opcode::Setlk
+            | Opcode::Setlkw
+            | Opcode::Interrupt
+            | Opcode::Read
             | Opcode::Write
             | Opcode::Fsync
             | Opcode::Fallocate

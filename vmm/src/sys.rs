@@ -109,6 +109,62 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// A range of a file as fcntl(2) names it.
+fn range_of(first: i64, length: i64, kind: libc::c_int) -> libc::flock {
+    // Numbers below ten.
+    let short = |number: libc::c_int| i16::try_from(number).unwrap_or(0);
+    libc::flock {
+        l_type: short(kind),
+        l_whence: short(libc::SEEK_SET),
+        l_start: first,
+        l_len: length,
+        // Demanded of open file description locks (fcntl(2)).
+        l_pid: 0,
+    }
+}
+
+/// The kind of lock that stops writers, or readers as well.
+fn lock_kind(write: bool) -> libc::c_int {
+    if write { libc::F_WRLCK } else { libc::F_RDLCK }
+}
+
+/// Locks a range of `file` for this open file description, or unlocks it.
+///
+/// # Errors
+///
+/// The system's: `EAGAIN` if somebody else has a lock.
+pub(crate) fn lock_range(
+    file: &File,
+    first: i64,
+    length: i64,
+    write: Option<bool>,
+) -> io::Result<()> {
+    let range = range_of(first, length, write.map_or(libc::F_UNLCK, lock_kind));
+    // SAFETY: reads the structure.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) })
+}
+
+/// Finds a lock that keeps this open file description from locking a range:
+/// its first byte, its length, and whether it is against reading as well.
+///
+/// # Errors
+///
+/// The system's.
+pub(crate) fn find_lock(
+    file: &File,
+    first: i64,
+    length: i64,
+    write: bool,
+) -> io::Result<Option<(i64, i64, bool)>> {
+    let mut range = range_of(first, length, lock_kind(write));
+    // SAFETY: reads and writes the structure.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut range) })?;
+    Ok(match libc::c_int::from(range.l_type) {
+        libc::F_UNLCK => None,
+        kind => Some((range.l_start, range.l_len, kind == libc::F_WRLCK)),
+    })
+}
+
 /// Fills the buffer from the kernel's generator; returns how much. Fewer
 /// bytes only where the generator is not seeded, which a host that runs
 /// virtual machines is.

@@ -41,6 +41,10 @@ pub(crate) fn forget(device: &Device, opcode: Opcode, request: &mut Request<'_>)
         }
         return;
     }
+    // An interrupt is the VMM's: nothing waits here.
+    if opcode != Opcode::BatchForget {
+        return;
+    }
     let Ok(batch) = request.take::<BatchForgetIn>() else {
         return;
     };

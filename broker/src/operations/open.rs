@@ -133,12 +133,3 @@ pub(crate) fn release(device: &Device, request: &mut Request<'_>) -> Result<(), 
     device.files.close(&device.nodes, release.fh);
     Ok(())
 }
-
-/// FLUSH: the guest's kernel has written everything before, and asks no more
-/// when it hears that there is nothing to do.
-pub(crate) fn flush(device: &Device) -> Result<(), Errno> {
-    match device.policy {
-        Policy::Exclusive => Err(Errno::NOSYS),
-        Policy::Shared => Ok(()),
-    }
-}

@@ -35,6 +35,7 @@ pub enum Opcode {
     Setlk = 32,
     Setlkw = 33,
     Create = 35,
+    Interrupt = 36,
     Destroy = 38,
     BatchForget = 42,
     Fallocate = 43,
@@ -50,7 +51,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    const ALL: [Self; 42] = [
+    const ALL: [Self; 43] = [
         Self::Lookup,
         Self::Forget,
         Self::Getattr,
@@ -81,6 +82,7 @@ impl Opcode {
         Self::Setlk,
         Self::Setlkw,
         Self::Create,
+        Self::Interrupt,
         Self::Destroy,
         Self::BatchForget,
         Self::Fallocate,
@@ -106,7 +108,7 @@ impl Opcode {
     /// Whether nobody waits for an answer.
     #[must_use]
     pub fn is_one_way(self) -> bool {
-        matches!(self, Self::Forget | Self::BatchForget)
+        matches!(self, Self::Forget | Self::BatchForget | Self::Interrupt)
     }
 }
 
@@ -118,7 +120,7 @@ mod tests {
     fn numbers_that_are_no_request_are_none() {
         assert_eq!(Opcode::from_number(1), Some(Opcode::Lookup));
         assert_eq!(Opcode::from_number(52), Some(Opcode::Statx));
-        for number in [0, 7, 19, 36, 53, u32::MAX] {
+        for number in [0, 7, 19, 37, 53, u32::MAX] {
             assert_eq!(Opcode::from_number(number), None);
         }
     }

@@ -578,6 +578,22 @@ pub struct LkIn {
     pub padding: u32,
 }
 
+/// The answer to GETLK.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct LkOut {
+    /// What is in the way; `F_UNLCK`: nothing.
+    pub lk: FileLock,
+}
+
+/// INTERRUPT.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct InterruptIn {
+    /// The request whose caller has got a signal.
+    pub unique: u64,
+}
+
 /// INIT.
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]

@@ -137,7 +137,7 @@ mod tests {
             [0, 0, 1, 0, 0, 0].as_slice(),
             &[0, 0, 2, 0, 0, 1],
             &[0, 0, 2, 0, 0, 10],
-            &[0, 42, 3, 0, 0],
+            &[0, 43, 3, 0, 0],
         ];
         vmm.work(&mut Input(&seed.concat()));
         assert_eq!(vmm.answers, [0, 0, 22, 0]);

@@ -15,7 +15,7 @@ use protocol::broker::Policy;
 use protocol::fuse::{InHeader, OutHeader};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_MMIO_STATUS};
 use vm_memory::{Bytes, GuestAddress};
-use vmm::devices::fs::{FileWindow, Fs, FsFront, Server};
+use vmm::devices::fs::{FileWindow, Fs, FsFront, Served, Server};
 use vmm::memory::GuestRam;
 use vmm::slots::{Occupant, Slot};
 use vmm::virtio::driver::{Buffer, DriverQueue, QUEUE_SIZE};
@@ -282,7 +282,10 @@ impl<'a> Guest<'a> {
     fn turn(&mut self) {
         self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
         while let Taken::Chain(chain, lease) = self.slot.take(REQUESTS, self.ram, true) {
-            let written = self.worker.serve(&chain);
+            let written = match self.worker.serve(&chain) {
+                Served::Done(written) => written,
+                Served::Waits => self.worker.give_up(&chain),
+            };
             self.slot.give_back(lease, written, self.ram);
         }
         while let Some((head, length)) = self.queues[REQUESTS].used(self.ram) {

@@ -42,7 +42,7 @@ const NAMES: [&[u8]; 24] = [
 ];
 
 /// Structure's bytes and number of strings of each kind of request.
-const FORMS: [(Opcode, usize, usize); 42] = [
+const FORMS: [(Opcode, usize, usize); 43] = [
     (Opcode::Lookup, 0, 1),
     (Opcode::Forget, 8, 0),
     (Opcode::Getattr, 16, 0),
@@ -85,10 +85,11 @@ const FORMS: [(Opcode, usize, usize); 42] = [
     (Opcode::Syncfs, 8, 0),
     (Opcode::Tmpfile, 16, 1),
     (Opcode::Statx, 24, 0),
+    (Opcode::Interrupt, 8, 0),
 ];
 
 /// The number that chooses the VMM's own request.
-const OWN: u8 = 42;
+const OWN: u8 = 43;
 
 /// A request as bytes.
 #[derive(Debug)]

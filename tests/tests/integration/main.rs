@@ -23,6 +23,7 @@ mod hostile;
 mod isolation;
 mod leftovers;
 mod limits;
+mod locks;
 mod mounts;
 mod signals;
 mod sockets;

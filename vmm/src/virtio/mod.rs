@@ -80,6 +80,10 @@ pub trait Device: Send + fmt::Debug {
     /// A queue that the driver has broken; the device then waits for a reset.
     fn drain(&mut self, queues: &mut Queues<'_>) -> Result<(), QueueFault>;
 
+    /// Its driver is about to go: threads of its own give back soon what they
+    /// have taken, which is waited for.
+    fn retire(&self) {}
+
     /// Forgets everything that the driver caused.
     fn reset(&mut self) {}
 }

@@ -526,6 +526,7 @@ impl<D: Device> Transport<D> {
             self.state = State::Broken;
         }
         self.epoch = self.epoch.saturating_add(1);
+        self.device.retire();
     }
 
     fn reset(&mut self, interrupt: &Interrupt) {

@@ -16,6 +16,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use super::files::Files;
 use super::forgets::Forgets;
 use super::known::Known;
+use super::locks::Locks;
 use super::window::FileWindow;
 use crate::virtio::{Device, QueueFault, Queues, SharedMemory};
 
@@ -37,6 +38,7 @@ pub struct Fs {
     files: Arc<Files>,
     forgets: Arc<Forgets>,
     known: Option<Arc<Known>>,
+    locks: Option<Arc<Locks>>,
     window: Option<Arc<FileWindow>>,
 }
 
@@ -57,6 +59,7 @@ impl Fs {
             files: Arc::default(),
             forgets: Arc::default(),
             known: (policy == Policy::Exclusive).then(Arc::default),
+            locks: (policy == Policy::Shared).then(Arc::default),
             window: None,
         }
     }
@@ -81,6 +84,11 @@ impl Fs {
     /// What its workers know, where only this guest changes the files.
     pub(super) fn known(&self) -> Option<&Arc<Known>> {
         self.known.as_ref()
+    }
+
+    /// The locks of its guest, where others have some too.
+    pub(super) fn locks(&self) -> Option<&Arc<Locks>> {
+        self.locks.as_ref()
     }
 
     /// The forgets that its workers collect.
@@ -120,7 +128,16 @@ impl Device for Fs {
         Ok(())
     }
 
+    fn retire(&self) {
+        if let Some(locks) = &self.locks {
+            locks.waits().give_up();
+        }
+    }
+
     fn reset(&mut self) {
+        if let Some(locks) = &self.locks {
+            locks.clear();
+        }
         if let Some(window) = &self.window {
             window.clear();
         }

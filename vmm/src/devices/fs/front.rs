@@ -17,7 +17,7 @@
 use std::sync::Mutex;
 
 use super::device::{Fs, REQUESTS};
-use super::server::{Server, is_quick};
+use super::server::{Served, Server, is_quick};
 use crate::memory::GuestRam;
 use crate::slots::{Front, Left, Slot};
 use crate::virtio::transport::Taken;
@@ -52,7 +52,11 @@ impl Front<Fs> for FsFront {
             let first = server.take_forgets(slot, ram, false);
             match slot.take_if(REQUESTS, ram, true, is_quick) {
                 Taken::Chain(chain, lease) => {
-                    let written = server.serve(&chain);
+                    // Nothing that is quick waits for a lock.
+                    let written = match server.serve(&chain) {
+                        Served::Done(written) => written,
+                        Served::Waits => server.give_up(&chain),
+                    };
                     slot.give_back(lease, written, ram);
                 }
                 Taken::Empty | Taken::Stopped if first => return Left::Work,

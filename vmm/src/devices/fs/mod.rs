@@ -19,14 +19,19 @@ mod files;
 mod forgets;
 mod front;
 mod known;
+#[cfg(test)]
+mod lock_tests;
+mod locks;
+mod ranges;
 mod server;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod window;
 mod worker;
 
 pub use device::Fs;
 pub use front::FsFront;
-pub use server::Server;
+pub use server::{Served, Server};
 pub use window::FileWindow;
 pub use worker::start;

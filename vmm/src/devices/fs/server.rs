@@ -16,10 +16,11 @@ use std::sync::Arc;
 
 use protocol::broker::entry_bytes;
 use protocol::fuse::{
-    AttrOut, BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, ForgetIn, ForgetOne,
-    FsyncIn, GetxattrIn, GetxattrOut, InHeader, LinkIn, LseekIn, LseekOut, MAX_DATA, MAX_REQUEST,
-    Opcode, OutHeader, ReadIn, RemovemappingIn, RemovemappingOne, SETUPMAPPING_WRITE,
-    SetupmappingIn, WRITE_KILL_SUIDGID, WriteIn, WriteOut, fattr,
+    AttrOut, BatchForgetIn, CopyFileRangeIn, FSYNC_FDATASYNC, FallocateIn, FlushIn, ForgetIn,
+    ForgetOne, FsyncIn, GetxattrIn, GetxattrOut, InHeader, InterruptIn, LinkIn, LkIn, LkOut,
+    LseekIn, LseekOut, MAX_DATA, MAX_REQUEST, Opcode, OutHeader, ReadIn, ReleaseIn,
+    RemovemappingIn, RemovemappingOne, SETUPMAPPING_WRITE, SetupmappingIn, WRITE_KILL_SUIDGID,
+    WriteIn, WriteOut, fattr,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -28,6 +29,7 @@ use super::device::{FORGETS, Fs};
 use super::files::{Access, Files};
 use super::forgets::Forgets;
 use super::known::{Answered, Effect, Extended, Known, Told};
+use super::locks::{Locks, Wanted};
 use super::window::FileWindow;
 use crate::memory::GuestRam;
 use crate::slots::Slot;
@@ -46,8 +48,18 @@ pub struct Server {
     files: Arc<Files>,
     forgets: Arc<Forgets>,
     known: Option<Arc<Known>>,
+    locks: Option<Arc<Locks>>,
     window: Option<Arc<FileWindow>>,
     appends: bool,
+}
+
+/// What has become of a request that a worker has served.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Served {
+    /// So many bytes are written: it is to be given back.
+    Done(u32),
+    /// It waits for a lock: it is to be served again, or given up.
+    Waits,
 }
 
 /// What an operation has written behind the header, in bytes.
@@ -66,6 +78,8 @@ enum Done {
     Written(Written),
     /// The broker's answer is in its place, header and all: so many bytes.
     Answered(u32),
+    /// There is no answer yet.
+    Waits,
 }
 
 impl Server {
@@ -79,24 +93,49 @@ impl Server {
             files: Arc::clone(device.files()),
             forgets: Arc::clone(device.forgets()),
             known: device.known().cloned(),
+            locks: device.locks().cloned(),
             window: device.window().cloned(),
             appends,
         }
     }
 
-    /// Serves one request; returns how many bytes were written.
-    pub fn serve(&self, chain: &Chain<'_>) -> u32 {
+    /// Serves one request.
+    pub fn serve(&self, chain: &Chain<'_>) -> Served {
+        match read_at::<InHeader>(chain, 0) {
+            Some(header) => self.serve_as(&header, chain),
+            None => Served::Done(0),
+        }
+    }
+
+    /// Answers a request that waits, as if its caller had got a signal; returns
+    /// how many bytes were written.
+    pub fn give_up(&self, chain: &Chain<'_>) -> u32 {
         let Some(header) = read_at::<InHeader>(chain, 0) else {
             return 0;
         };
-        let opcode = Opcode::from_number(header.opcode);
-        if opcode.is_some_and(Opcode::is_one_way) {
-            self.forget(&header, chain);
-            self.pass_forgets_on();
-            return 0;
+        if let Some(locks) = &self.locks {
+            locks.waits().end(header.unique);
         }
         if total(chain.writable()) < OUT_HEADER {
-            return 0; // no room for any answer
+            return 0;
+        }
+        answer(&header, chain, Err(errno(libc::EINTR)))
+    }
+
+    /// Where requests wait, if any do.
+    pub(super) fn locks(&self) -> Option<&Locks> {
+        self.locks.as_deref()
+    }
+
+    fn serve_as(&self, header: &InHeader, chain: &Chain<'_>) -> Served {
+        let opcode = Opcode::from_number(header.opcode);
+        if opcode.is_some_and(Opcode::is_one_way) {
+            self.forget(header, chain);
+            self.pass_forgets_on();
+            return Served::Done(0);
+        }
+        if total(chain.writable()) < OUT_HEADER {
+            return Served::Done(0); // no room for any answer
         }
         if let Some(window) = &self.window {
             window.restore();
@@ -105,31 +144,21 @@ impl Server {
         let result = match opcode {
             _ if !honest => Err(errno(libc::EINVAL)),
             None => Err(errno(libc::ENOSYS)),
-            Some(opcode) => match self.attempt(opcode, &header, chain) {
+            Some(opcode) => match self.attempt(opcode, header, chain) {
                 // Files that the guest has forgotten may hold the space still.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     self.pass_forgets_on();
-                    self.attempt(opcode, &header, chain)
+                    self.attempt(opcode, header, chain)
                 }
                 result => result,
             },
         };
-        let (error, length) = match result {
-            Ok(Done::Answered(length)) => return length,
-            Ok(Done::Written(written)) => (0, OUT_HEADER.saturating_add(written)),
-            Err(error) => (
-                error.raw_os_error().unwrap_or(libc::EIO).saturating_neg(),
-                OUT_HEADER,
-            ),
-        };
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        let answer = OutHeader {
-            len: length,
-            error,
-            unique: header.unique,
-        };
-        let _ = copy_to(chain.writable(), answer.as_bytes());
-        length
+        Served::Done(match result {
+            Ok(Done::Waits) => return Served::Waits,
+            Ok(Done::Answered(length)) => length,
+            Ok(Done::Written(written)) => answer(header, chain, Ok(written)),
+            Err(error) => answer(header, chain, Err(error)),
+        })
     }
 
     fn attempt(&self, opcode: Opcode, header: &InHeader, chain: &Chain<'_>) -> io::Result<Done> {
@@ -195,6 +224,11 @@ impl Server {
             Opcode::Setupmapping => self.set_up_mapping(header, chain),
             Opcode::Removemapping => self.remove_mappings(chain),
             _ => {
+                if let Some(locks) = &self.locks
+                    && let Some(done) = self.lock(locks, opcode, header, chain)
+                {
+                    return (done, Learned::default());
+                }
                 return match self.ask(opcode, header, chain) {
                     Ok((length, learned)) => (Ok(Done::Answered(length)), learned),
                     Err(error) => (Err(error), Learned::default()),
@@ -286,6 +320,14 @@ impl Server {
                 }
                 first
             }
+            Some(Opcode::Interrupt) => {
+                if let Some(locks) = &self.locks
+                    && let Some(interrupt) = read_at::<InterruptIn>(chain, IN_HEADER)
+                {
+                    locks.waits().interrupt(interrupt.unique);
+                }
+                false
+            }
             // Nothing else belongs into that queue.
             _ => false,
         }
@@ -293,6 +335,9 @@ impl Server {
 
     fn note(&self, one: ForgetOne) -> bool {
         self.files.forget(one.nodeid);
+        if let Some(locks) = &self.locks {
+            locks.forget(one.nodeid);
+        }
         self.forgets.note(one)
     }
 
@@ -329,6 +374,9 @@ impl Server {
         let body = body(chain)?;
         if opcode == Opcode::Init {
             self.files.clear();
+            if let Some(locks) = &self.locks {
+                locks.clear();
+            }
             if let Some(known) = &self.known {
                 known.clear();
             }
@@ -488,6 +536,55 @@ impl Server {
         let (from, length) = (offset(wanted.offset)?, offset(wanted.length)?);
         as_caller(header, || sys::allocate(&file, wanted.mode, from, length))?;
         Ok(0)
+    }
+
+    /// Does what a request asks of locks; `None` if there is more to it.
+    fn lock(
+        &self,
+        locks: &Locks,
+        opcode: Opcode,
+        header: &InHeader,
+        chain: &Chain<'_>,
+    ) -> Option<io::Result<Done>> {
+        let node = header.nodeid;
+        match opcode {
+            Opcode::Flush => {
+                let flush: FlushIn = read_at(chain, IN_HEADER)?;
+                locks.closed(node, flush.lock_owner);
+                Some(Ok(Done::Written(0)))
+            }
+            Opcode::Release => {
+                let release: ReleaseIn = read_at(chain, IN_HEADER)?;
+                locks.released(node, release.fh);
+                None
+            }
+            Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw => {
+                let request = read_at::<LkIn>(chain, IN_HEADER).ok_or_else(invalid);
+                let wanted = request.and_then(|request| Wanted::parse(node, &request));
+                Some(wanted.and_then(|wanted| {
+                    let open = |access| self.channel.open(node, access);
+                    if opcode == Opcode::Getlk {
+                        let lk = locks.get(&wanted, open)?;
+                        return put(chain, &LkOut { lk }).map(Done::Written);
+                    }
+                    let result = locks.set(&wanted, open);
+                    if opcode == Opcode::Setlk {
+                        return result.map(|()| Done::Written(0));
+                    }
+                    match result {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            locks.wait(header.unique, &wanted)?;
+                            Ok(Done::Waits)
+                        }
+                        result => {
+                            locks.waits().end(header.unique);
+                            result.map(|()| Done::Written(0))
+                        }
+                    }
+                }))
+            }
+            _ => None,
+        }
     }
 
     fn set_up_mapping(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {
@@ -651,6 +748,26 @@ fn read_at<T: FromBytes + IntoBytes>(chain: &Chain<'_>, at: usize) -> Option<T> 
     let mut value = T::new_zeroed();
     let slices = part(chain.readable(), at, size_of::<T>());
     (copy_from(&slices, value.as_mut_bytes()) == size_of::<T>()).then_some(value)
+}
+
+/// Completes an answer with what follows its header, or with an error; returns
+/// its length.
+fn answer(header: &InHeader, chain: &Chain<'_>, result: io::Result<Written>) -> u32 {
+    let (error, written) = match result {
+        Ok(written) => (0, written),
+        Err(error) => (
+            error.raw_os_error().unwrap_or(libc::EIO).saturating_neg(),
+            0,
+        ),
+    };
+    let length = u32::try_from(OUT_HEADER.saturating_add(written)).unwrap_or(u32::MAX);
+    let answer = OutHeader {
+        len: length,
+        error,
+        unique: header.unique,
+    };
+    let _ = copy_to(chain.writable(), answer.as_bytes());
+    length
 }
 
 /// Writes a structure behind the answer's header.

@@ -7,6 +7,9 @@
 //! Forgets have a queue of their own, and nobody waits for them. While the
 //! device is busy it asks for no kicks there: the queue is looked at with each
 //! request, and by a worker now and then until there is nothing more.
+//!
+//! A request that waits for a lock stays with its worker, which goes on with
+//! others meanwhile.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -14,18 +17,31 @@ use std::sync::Arc;
 use std::thread;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Fs, REQUESTS};
-use super::server::Server;
+use super::server::{Served, Server};
 use crate::memory::GuestRam;
 use crate::slots::{Occupant, Slot};
-use crate::virtio::transport::Taken;
+use crate::virtio::Chain;
+use crate::virtio::transport::{Lease, Taken};
 
 /// The deepest call is a system call.
 const STACK: usize = 128 << 10;
 
 /// Milliseconds between two looks at what has been forgotten.
 const NOW_AND_THEN: i32 = 20;
+
+/// Milliseconds between the first two looks at a lock that somebody has; the
+/// time doubles.
+const SOON: i32 = 1;
+
+/// And the longest: who waits for long can wait for this.
+const LATE: i32 = 64;
+
+/// Which of a worker's events.
+const KICK: u64 = 0;
+const BELL: u64 = 1;
 
 /// Starts a worker.
 ///
@@ -37,13 +53,23 @@ pub fn start(slot: Arc<Slot<Fs>>, server: Server, ram: GuestRam) -> io::Result<(
     // Exclusive: a kick wakes one of those that wait. By edge: whoever comes to
     // wait later is not woken for the same kick, and nobody has to read it.
     let interest = EventSet::IN | EventSet::EXCLUSIVE | EventSet::EDGE_TRIGGERED;
-    let event = EpollEvent::new(interest, 0);
+    let event = EpollEvent::new(interest, KICK);
     poller.ctl(ControlOperation::Add, slot.kick().as_raw_fd(), event)?;
+    let bell = match server.locks() {
+        Some(locks) => {
+            let bell = locks.waits().join()?;
+            let event = EpollEvent::new(EventSet::IN, BELL);
+            poller.ctl(ControlOperation::Add, bell.as_raw_fd(), event)?;
+            Some(bell)
+        }
+        None => None,
+    };
     let worker = Worker {
         slot,
         server,
         ram,
         poller,
+        bell,
     };
     thread::Builder::new()
         .name("fs".into())
@@ -57,27 +83,55 @@ struct Worker {
     server: Server,
     ram: GuestRam,
     poller: Epoll,
+    /// Rung when a lock may be had.
+    bell: Option<Arc<EventFd>>,
+}
+
+/// The requests that wait for locks, and when to try them again.
+struct Waiting<'m> {
+    requests: Vec<(Chain<'m>, Lease)>,
+    delay: i32,
 }
 
 impl Worker {
     /// Ends when the event loop's process does.
     fn run(self) {
         let mut idle = true;
+        let mut waiting = Waiting {
+            requests: Vec::new(),
+            delay: SOON,
+        };
         loop {
-            let patience = if idle { -1 } else { NOW_AND_THEN };
-            match self.poller.wait(patience, &mut [EpollEvent::default()]) {
-                Ok(0) => idle = self.is_quiet(),
-                Ok(_) => {
+            let mut patience = if idle { -1 } else { NOW_AND_THEN };
+            if !waiting.requests.is_empty() {
+                patience = waiting.delay;
+            }
+            let mut events = [EpollEvent::default(); 2];
+            match self.poller.wait(patience, &mut events) {
+                Ok(0) => {
+                    idle = self.is_quiet();
+                    waiting.delay = waiting.delay.saturating_mul(2).min(LATE);
+                }
+                Ok(count) => {
+                    let mut events = events.iter().take(count);
+                    if events.any(|event| event.data() == BELL)
+                        && let Some(bell) = &self.bell
+                    {
+                        // Before the look, so that no ringing is lost.
+                        let _ = bell.read();
+                        waiting.delay = SOON;
+                    }
                     idle = false;
-                    self.requests();
+                    self.requests(&mut waiting);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return,
             }
+            self.try_again(&mut waiting);
         }
     }
 
-    fn requests(&self) {
+    fn requests<'m>(&'m self, waiting: &mut Waiting<'m>) {
         loop {
             self.server.take_forgets(&self.slot, &self.ram, false);
             match self.slot.take(REQUESTS, &self.ram, true) {
@@ -86,10 +140,24 @@ impl Worker {
                         // Fails only when it is readable already.
                         let _ = self.slot.kick().write(1);
                     }
-                    let written = self.server.serve(&chain);
-                    self.slot.give_back(lease, written, &self.ram);
+                    match self.server.serve(&chain) {
+                        Served::Done(written) => self.slot.give_back(lease, written, &self.ram),
+                        Served::Waits => {
+                            waiting.requests.push((chain, lease));
+                            waiting.delay = SOON;
+                        }
+                    }
                 }
                 Taken::Refused | Taken::Empty | Taken::Stopped => return,
+            }
+        }
+    }
+
+    fn try_again<'m>(&'m self, waiting: &mut Waiting<'m>) {
+        for (chain, lease) in std::mem::take(&mut waiting.requests) {
+            match self.server.serve(&chain) {
+                Served::Done(written) => self.slot.give_back(lease, written, &self.ram),
+                Served::Waits => waiting.requests.push((chain, lease)),
             }
         }
     }
