@@ -80,6 +80,7 @@ agent: dependencies ## Build the guest's agent
 stage: kernel agent ## Build everything into target/stage, laid out as installed
 	@cargo build --quiet --release
 	install -Dm755 $(TARGET)/release/nerite $(STAGE)/bin/nerite
+	install -Dm755 $(TARGET)/release/containerd-shim-nerite-v2 -t $(STAGE)/bin
 	install -Dm755 $(TARGET)/release/nerite-vmm $(STAGE)/lib/nerite/nerite-vmm
 	install -Dm755 $(TARGET)/release/nerite-fs $(STAGE)/lib/nerite/nerite-fs
 	$(TARGET)/release/rootfs-builder os --agent $(TARGET)/$(TRIPLE)/guest/nerite-agent \
@@ -90,7 +91,7 @@ stage: kernel agent ## Build everything into target/stage, laid out as installed
 .PHONY: install
 install: stage ## Install below DESTDIR and PREFIX (/usr/local)
 	@root=$(DESTDIR)$(PREFIX)
-	install -Dm755 $(STAGE)/bin/nerite $$root/bin/nerite
+	install -Dm755 $(STAGE)/bin/nerite $(STAGE)/bin/containerd-shim-nerite-v2 -t $$root/bin
 	install -Dm755 $(STAGE)/lib/nerite/nerite-vmm $(STAGE)/lib/nerite/nerite-fs -t $$root/lib/nerite
 	install -m644 $(STAGE)/lib/nerite/vmlinux $(STAGE)/lib/nerite/os.erofs $$root/lib/nerite/
 	install -d $$root/share/man/man1

@@ -35,6 +35,13 @@ pub use containerd_shim_protos::events::task as events;
 pub use containerd_shim_protos::shim::oci as runc;
 pub use containerd_shim_protos::{api, shim_async as task, topics};
 
+/// containerd's service for its shims' events.
+pub mod forward {
+    pub use containerd_shim_protos::shim::event::Envelope;
+    pub use containerd_shim_protos::shim::events::ForwardRequest;
+    pub use containerd_shim_protos::shim_async::EventsClient;
+}
+
 /// Type URL of an OCI runtime configuration in an `Any`, value in JSON.
 pub const SPEC_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 

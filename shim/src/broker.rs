@@ -256,8 +256,6 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // An error means that it is dead already.
-        let _ = child.kill();
-        let _ = child.try_wait();
+        crate::reaper::kill(child);
     }
 }

@@ -2,7 +2,7 @@
 //! everything the sandbox costs the host.
 //!
 //! ```text
-//!  doors (command line, later the shim)      this library             other processes
+//!  doors (command line, containerd shim)     this library             other processes
 //!  ───────────────────────────────────▶ Sandbox ─┬─ Vmm ──control──▶ nerite-vmm
 //!                                                ├─ Broker ──setup──▶ nerite-fs
 //!                                                └─ ttrpc over a stream ──▶ agent
@@ -16,10 +16,14 @@ pub mod bundle;
 pub mod check;
 pub mod disks;
 mod idmap;
+pub mod keeper;
+pub mod machine;
 pub mod mounts;
 mod ports;
+mod reaper;
 pub mod root;
 pub mod rootfs;
+pub mod rootmount;
 pub mod sandbox;
 pub mod size;
 pub mod sockets;

@@ -14,6 +14,7 @@
 
 mod copy;
 mod forward;
+mod tasks;
 
 use std::fs::File;
 use std::future::Future;
@@ -26,13 +27,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protobuf::{Message, MessageField};
-use protocol::agent::api::{
-    CreateTaskRequest, DeleteRequest, KillRequest, ResizePtyRequest, StartRequest,
-};
+use protocol::agent::api::CreateTaskRequest;
 use protocol::agent::events::TaskExit;
-use protocol::agent::sandbox::{
-    NextEventsRequest, OnlineCpusRequest, SandboxClient, TimelineRequest,
-};
+use protocol::agent::sandbox::{OnlineCpusRequest, SandboxClient, TimelineRequest};
 use protocol::agent::task::TaskClient;
 use protocol::agent::{SPEC_TYPE_URL, topics};
 use protocol::control::{BlockEngine, BlockLimits, Exit, ExitReason, FromVmm};
@@ -52,6 +49,8 @@ use crate::ports::Ports;
 use crate::rootfs::{RootFs, root_mounts};
 use crate::size::ByteSize;
 use crate::vmm::{Machine, Vmm, VmmError};
+
+pub use self::tasks::Reported;
 
 /// How long a guest may take from its first instruction to its first answer.
 /// Ordinary boots take a tenth of a second; a host so overloaded that this
@@ -342,84 +341,6 @@ impl Sandbox {
         })
     }
 
-    /// Starts a created container's process; returns its id in the guest.
-    ///
-    /// # Errors
-    ///
-    /// `NOT_FOUND` when the program does not exist, `PERMISSION_DENIED` when
-    /// it cannot be executed, as [`SandboxError::Refused`].
-    pub async fn start_container(&self, id: &str) -> Result<u32, SandboxError> {
-        let request = StartRequest {
-            id: id.into(),
-            ..StartRequest::default()
-        };
-        let answer = self
-            .call(
-                "start a container",
-                self.tasks.start(Context::default(), &request),
-            )
-            .await?;
-        Ok(answer.pid)
-    }
-
-    /// Sends a signal to a container's first process, or to all in it.
-    ///
-    /// # Errors
-    ///
-    /// [`SandboxError`].
-    pub async fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), SandboxError> {
-        let request = KillRequest {
-            id: id.into(),
-            signal: signal.unsigned_abs(),
-            all,
-            ..KillRequest::default()
-        };
-        self.call(
-            "send a signal",
-            self.tasks.kill(Context::default(), &request),
-        )
-        .await?;
-        Ok(())
-    }
-
-    /// Sets a container's terminal size.
-    ///
-    /// # Errors
-    ///
-    /// [`SandboxError`].
-    pub async fn resize(&self, id: &str, size: oci::ConsoleSize) -> Result<(), SandboxError> {
-        let request = ResizePtyRequest {
-            id: id.into(),
-            width: size.width.into(),
-            height: size.height.into(),
-            ..ResizePtyRequest::default()
-        };
-        self.call(
-            "resize a terminal",
-            self.tasks.resize_pty(Context::default(), &request),
-        )
-        .await?;
-        Ok(())
-    }
-
-    /// Removes a container that has ended.
-    ///
-    /// # Errors
-    ///
-    /// [`SandboxError`].
-    pub async fn delete(&self, id: &str) -> Result<(), SandboxError> {
-        let request = DeleteRequest {
-            id: id.into(),
-            ..DeleteRequest::default()
-        };
-        self.call(
-            "delete a container",
-            self.tasks.delete(Context::default(), &request),
-        )
-        .await?;
-        Ok(())
-    }
-
     /// Brings `count` processors online; answers when they run.
     ///
     /// # Errors
@@ -444,12 +365,7 @@ impl Sandbox {
         let mut out_of_memory = false;
         let mut after = 0;
         loop {
-            let request = NextEventsRequest {
-                after,
-                ..NextEventsRequest::default()
-            };
-            let call = self.agent.next_events(Context::default(), &request);
-            for event in self.call("report events", call).await?.events {
+            for event in self.events(after).await? {
                 after = event.sequence;
                 if event.topic == topics::TASK_OOM_EVENT_TOPIC {
                     out_of_memory = true;

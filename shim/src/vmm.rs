@@ -25,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::broker::FsDevice;
 use crate::disks::Disk;
+use crate::reaper;
 pub(crate) use sys::watch;
 
 /// Something that went wrong with the VMM process.
@@ -302,9 +303,7 @@ impl Vmm {
         // Where processors are scarce the dying process would otherwise run
         // first, for a whole tick: it has slept long, and has memory to free.
         sys::yield_to_others(self.id);
-        // An error means that it is dead already.
-        let _ = child.kill();
-        let _ = child.try_wait();
+        reaper::kill(&mut child);
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {

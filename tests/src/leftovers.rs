@@ -9,7 +9,7 @@ use crate::{TEARDOWN, eventually};
 /// Processes, mounts, cgroups and temporary files at one moment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HostState {
-    /// `nerite` and its helpers, by id and name.
+    /// `nerite`, its helpers and shims, by id and name.
     pub processes: BTreeSet<String>,
     /// Mounts of this namespace.
     pub mounts: BTreeSet<String>,
@@ -45,7 +45,7 @@ impl HostState {
             };
             // A process may end while it is looked at.
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            if name.starts_with("nerite") {
+            if name.starts_with("nerite") || name.starts_with("containerd-shim") {
                 state.processes.insert(format!("{id} {}", name.trim()));
             }
             for descriptor in fs::read_dir(entry.path().join("fd"))

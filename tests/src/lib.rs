@@ -11,6 +11,7 @@
 )]
 
 pub mod bundle;
+pub mod containerd;
 pub mod leftovers;
 pub mod pty;
 pub mod raw;

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use protocol::agent::api::{KillRequest, ResizePtyRequest};
 use protocol::control::{BlockEngine, BlockLimits, ExitReason};
 use protocol::oci;
 use protocol::timeline::{KEEPER_DONE, KEEPER_EXIT, Point, VMM_SPAWNED};
@@ -181,7 +182,7 @@ impl Foreground {
             };
             if number == libc::SIGWINCH {
                 if let (true, Some(size)) = (self.terminal(), terminal::size()) {
-                    ignore_late(sandbox.resize(&self.id, size).await)?;
+                    ignore_late(sandbox.resize_process(self.resizing(size)).await)?;
                 }
                 continue;
             }
@@ -191,7 +192,24 @@ impl Foreground {
                     return Ok(None);
                 }
             }
-            ignore_late(sandbox.kill(&self.id, number, false).await)?;
+            ignore_late(sandbox.signal(self.killing(number)).await)?;
+        }
+    }
+
+    fn resizing(&self, size: oci::ConsoleSize) -> ResizePtyRequest {
+        ResizePtyRequest {
+            id: self.id.clone(),
+            width: size.width.into(),
+            height: size.height.into(),
+            ..ResizePtyRequest::default()
+        }
+    }
+
+    fn killing(&self, signal: i32) -> KillRequest {
+        KillRequest {
+            id: self.id.clone(),
+            signal: signal.unsigned_abs(),
+            ..KillRequest::default()
         }
     }
 
@@ -202,7 +220,7 @@ impl Foreground {
             return;
         }
         let result = tokio::select! {
-            result = sandbox.delete(&self.id) => result,
+            result = sandbox.delete_process(&self.id, "") => result,
             () = forced(signals) => return,
         };
         if let Err(error) = result {
@@ -273,7 +291,7 @@ impl Foreground {
             act: "join the container's streams".into(),
             source,
         })?;
-        sandbox.start_container(&self.id).await?;
+        sandbox.start_process(&self.id, "").await?;
         Ok(output)
     }
 

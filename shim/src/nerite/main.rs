@@ -7,7 +7,6 @@ mod check;
 mod cli;
 mod foreground;
 mod generate;
-mod guest_memory;
 mod output;
 mod progress;
 mod run;

@@ -6,13 +6,13 @@ use anyhow::{Context, bail};
 use protocol::control::BlockLimits;
 use protocol::timeline::{IMAGE_READY, Point};
 use rootfs_builder::image::{self, Cache, ImageConfig, PreparedImage};
+use shim::machine::guest_memory;
 use shim::rootfs::RootFs;
 use shim::size::ByteSize;
 use shim::spec::{ContainerOptions, docker_like};
 
 use crate::cli::TryOptions;
 use crate::foreground::{self, Foreground};
-use crate::guest_memory::guest_memory;
 use crate::progress::Bar;
 use crate::signals::Signals;
 use crate::terminal;

@@ -16,6 +16,7 @@ mod basics;
 mod bundle;
 mod check;
 mod conformance;
+mod containerd;
 mod disks;
 mod durability;
 mod events;
