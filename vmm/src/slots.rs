@@ -208,7 +208,14 @@ impl<D: Device> Slot<D> {
         let mut transport = self.transport();
         transport.retire();
         self.given_back
-            .wait_while(transport, |transport| transport.taken() > 0)
+            .wait_while(transport, |transport| {
+                let waits = transport.taken() > 0;
+                if waits {
+                    // Another processor may have begun anew meanwhile.
+                    transport.retire();
+                }
+                waits
+            })
             .unwrap_or_else(PoisonError::into_inner)
     }
 

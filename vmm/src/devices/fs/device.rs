@@ -136,7 +136,7 @@ impl Device for Fs {
 
     fn reset(&mut self) {
         if let Some(locks) = &self.locks {
-            locks.clear();
+            locks.reset();
         }
         if let Some(window) = &self.window {
             window.clear();

@@ -48,8 +48,9 @@ impl Front<Fs> for FsFront {
         let Ok(server) = self.server.try_lock() else {
             return Left::Work;
         };
+        let mut first = false;
         for _ in 0..BATCH {
-            let first = server.take_forgets(slot, ram, false);
+            first |= server.take_forgets(slot, ram, false);
             match slot.take_if(REQUESTS, ram, true, is_quick) {
                 Taken::Chain(chain, lease) => {
                     // Nothing that is quick waits for a lock.

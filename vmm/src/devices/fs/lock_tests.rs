@@ -141,9 +141,11 @@ fn locks_end_as_those_of_processes_and_of_open_files_do() {
     assert_eq!(rig.flock(4, READ), Ok(()));
     assert_eq!(rig.flock(5, READ), Ok(()));
     assert_eq!(rig.flock(5, WRITE), BUSY);
+    // A name that is forgotten ends nothing.
     rig.locks.forget(1);
+    assert_eq!(rig.flock(5, WRITE), BUSY);
+    rig.locks.released(1, 4);
     assert_eq!(rig.flock(5, WRITE), Ok(()));
-    assert_eq!(rig.set(1, (0, 9), WRITE), Ok(()));
 }
 
 #[test]
@@ -194,6 +196,13 @@ fn what_a_guest_has_is_bounded() {
     rig.locks.clear();
     let ranges = (0..).find(|byte| refused(rig.set(1, (2 * byte, 2 * byte), WRITE)));
     assert!(ranges.is_some_and(|ranges| (16_000..17_000).contains(&ranges)));
+    // What makes no more of them is possible still, and makes room.
+    assert_eq!(rig.set(1, (0, 9), None), Ok(()));
+    assert_eq!(rig.set(1, (1, 1), WRITE), Ok(()));
+    rig.locks.clear();
+    for byte in 0..20_000 {
+        assert_eq!(rig.set(1, (byte, byte), WRITE), Ok(()));
+    }
 }
 
 #[test]
@@ -218,10 +227,13 @@ fn waiting_ends_by_interrupt_deadlock_and_reset() {
     assert_eq!(rig.wait(14, 5, (1, 1)), Ok(()));
     rig.locks.waits().give_up();
     assert_eq!(rig.wait(11, 2, (3, 3)), Err(libc::EINTR));
+    // A new session of the same driver is none of another.
     rig.locks.clear();
+    assert_eq!(rig.wait(11, 2, (3, 3)), Err(libc::EINTR));
+    rig.locks.reset();
     assert_eq!(rig.wait(11, 2, (3, 3)), Ok(()));
     let refused = (100..).find(|unique| rig.wait(*unique, 9, (1, 1)) == Err(libc::ENOLCK));
-    assert_eq!(refused, Some(355));
+    assert_eq!(refused, Some(291));
 }
 
 #[test]
@@ -235,6 +247,8 @@ fn worker_is_told_when_something_is_unlocked() {
     assert_eq!(rig.wait(1, 2, (0, 0)), Ok(()));
     assert_eq!(rig.set(2, (7, 7), WRITE), Ok(()));
     assert!(bell.read().is_err(), "nothing is unlocked");
+    assert_eq!(rig.set(2, (0, 0), READ), BUSY);
+    assert!(bell.read().is_err(), "nor by who only tries");
     rig.locks.closed(1, 1);
     assert!(bell.read().is_ok());
 }

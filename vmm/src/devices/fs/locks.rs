@@ -178,7 +178,7 @@ impl Locks {
         let fewer = table.ranges < before;
         drop(table);
         // Unlocked, or locked against less than before.
-        if fewer || wanted.write != Some(true) {
+        if fewer || result.is_ok() && wanted.write != Some(true) {
             self.waits.look_again();
         }
         result
@@ -247,15 +247,22 @@ impl Locks {
         self.end(|key, holder| key.node == node && holder.handle == handle);
     }
 
-    /// The guest has nothing open of a file.
+    /// The guest has forgotten a name of a file, perhaps not the last: what is
+    /// locked stays so.
     pub(super) fn forget(&self, node: u64) {
-        self.end(|key, _| key.node == node);
+        self.end(|key, holder| key.node == node && holder.ranges.len() == 0);
     }
 
     /// Unlocks everything.
     pub(super) fn clear(&self) {
         self.end(|_, _| true);
         self.waits.clear();
+    }
+
+    /// Begins anew, for another driver.
+    pub(super) fn reset(&self) {
+        self.clear();
+        self.waits.go_on();
     }
 
     fn end(&self, ends: impl Fn(&Key, &Holder) -> bool) {
@@ -285,7 +292,12 @@ impl Table {
     ) -> io::Result<()> {
         let Wanted { key, range, .. } = *wanted;
         // A hole in a range leaves two; a new one may do so and come on top.
-        if self.ranges.saturating_add(2) > MOST_RANGES {
+        let splits = || {
+            let holder = self.holders.get(&key);
+            holder.is_some_and(|holder| holder.ranges.are_split_by(range))
+        };
+        let more = wanted.write.is_some() || splits();
+        if more && self.ranges.saturating_add(2) > MOST_RANGES {
             return Err(errno(libc::ENOLCK));
         }
         if !self.holders.contains_key(&key) {

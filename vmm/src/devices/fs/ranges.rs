@@ -70,6 +70,19 @@ impl Range {
         self.first <= other.last && other.first <= self.last
     }
 
+    fn encloses(self, other: Self) -> bool {
+        self.first < other.first && other.last < self.last
+    }
+
+    /// Both as one, if there is nothing between them.
+    fn joined(self, other: Self) -> Option<Self> {
+        let touches = |one: Self, next: Self| one.last.checked_add(1) == Some(next.first);
+        (touches(self, other) || touches(other, self)).then(|| Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+        })
+    }
+
     /// What is left of it without `hole`: before and behind.
     fn without(self, hole: Self) -> [Option<Self>; 2] {
         let before = hole.first.checked_sub(1).map(|last| Self { last, ..self });
@@ -81,8 +94,8 @@ impl Range {
 /// A locked range, and whether against reading as well.
 pub(super) type Locked = (Range, bool);
 
-/// What one owner has locked of one file: ranges that do not overlap. As many
-/// as the host's kernel has for it, or a few more where two could be one.
+/// What one owner has locked of one file: ranges that do not overlap, nor touch
+/// if they are locked in the same way. As many as the host's kernel has.
 #[derive(Debug, Default)]
 pub(super) struct Ranges(Vec<Locked>);
 
@@ -117,7 +130,20 @@ impl Ranges {
     /// Adds a range, in place of what overlaps with it.
     pub(super) fn lock(&mut self, range: Range, write: bool) {
         self.unlock(range);
-        self.0.push((range, write));
+        let mut whole = range;
+        self.0.retain(|(held, how)| {
+            match held.joined(whole).filter(|_| *how == write) {
+                Some(joined) => whole = joined,
+                None => return true,
+            }
+            false
+        });
+        self.0.push((whole, write));
+    }
+
+    /// Whether to unlock a range would leave more of them.
+    pub(super) fn are_split_by(&self, range: Range) -> bool {
+        self.iter().any(|(held, _)| held.encloses(range))
     }
 
     /// The first that keeps somebody else from locking `range`.
@@ -202,8 +228,8 @@ mod tests {
                     prop_assert_eq!(ranges.against(one, true).map(|held| held.1), byte);
                     prop_assert_eq!(ranges.against(one, false).is_some(), byte == Some(true));
                 }
-                let runs = bytes.windows(2).filter(|pair| pair[0] != pair[1]).count();
-                prop_assert!(ranges.len() <= bytes.len() && runs <= 2 * ranges.len());
+                let runs = bytes.chunk_by(|one, next| one == next).filter(|run| run[0].is_some());
+                prop_assert_eq!(ranges.len(), runs.count());
             }
         }
     }

@@ -326,7 +326,8 @@ impl Server {
                 {
                     locks.waits().interrupt(interrupt.unique);
                 }
-                false
+                // As for a forget: somebody has to listen for the next one.
+                true
             }
             // Nothing else belongs into that queue.
             _ => false,

@@ -22,8 +22,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::locks::Key;
 use super::ranges::Range;
 
-/// Requests that may wait at a time; they take place in the queue.
-const MOST: usize = 256;
+/// Requests that may wait at a time. Each takes three descriptors of the queue's
+/// 1024, and the largest write, after which a lock may be given back, 260.
+pub(super) const MOST: usize = 192;
 
 /// Interrupts kept that came before what they interrupt has begun to wait.
 const MOST_EARLY: usize = 64;
@@ -144,15 +145,19 @@ impl Waits {
         waiting.find(|wait| wait.key.owner == owner && !wait.key.whole)
     }
 
-    /// Ends all waiting, until the next [`Waits::clear`].
+    /// Ends all waiting, until [`Waits::go_on`].
     pub(super) fn give_up(&self) {
         self.over.store(true, Ordering::Relaxed);
         self.ring();
     }
 
-    /// Begins anew, with nothing waiting.
+    /// Forgets what waits.
     pub(super) fn clear(&self) {
         *self.state() = State::default();
+    }
+
+    /// There is another driver: things may wait.
+    pub(super) fn go_on(&self) {
         self.over.store(false, Ordering::Relaxed);
     }
 }

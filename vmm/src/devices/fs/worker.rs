@@ -15,12 +15,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Fs, REQUESTS};
 use super::server::{Served, Server};
+use super::waits::MOST;
 use crate::memory::GuestRam;
 use crate::slots::{Occupant, Slot};
 use crate::virtio::Chain;
@@ -91,6 +93,14 @@ struct Worker {
 struct Waiting<'m> {
     requests: Vec<(Chain<'m>, Lease)>,
     delay: i32,
+    tried: Instant,
+}
+
+impl Waiting<'_> {
+    fn is_due(&self) -> bool {
+        let delay = Duration::from_millis(u64::from(self.delay.unsigned_abs()));
+        !self.requests.is_empty() && self.tried.elapsed() >= delay
+    }
 }
 
 impl Worker {
@@ -100,6 +110,7 @@ impl Worker {
         let mut waiting = Waiting {
             requests: Vec::new(),
             delay: SOON,
+            tried: Instant::now(),
         };
         loop {
             let mut patience = if idle { -1 } else { NOW_AND_THEN };
@@ -142,10 +153,19 @@ impl Worker {
                     }
                     match self.server.serve(&chain) {
                         Served::Done(written) => self.slot.give_back(lease, written, &self.ram),
+                        // The same request any number of times: nothing that a
+                        // kernel does.
+                        Served::Waits if waiting.requests.len() >= MOST => {
+                            let written = self.server.give_up(&chain);
+                            self.slot.give_back(lease, written, &self.ram);
+                        }
                         Served::Waits => {
                             waiting.requests.push((chain, lease));
                             waiting.delay = SOON;
                         }
+                    }
+                    if waiting.is_due() {
+                        self.try_again(waiting);
                     }
                 }
                 Taken::Refused | Taken::Empty | Taken::Stopped => return,
@@ -154,6 +174,7 @@ impl Worker {
     }
 
     fn try_again<'m>(&'m self, waiting: &mut Waiting<'m>) {
+        waiting.tried = Instant::now();
         for (chain, lease) in std::mem::take(&mut waiting.requests) {
             match self.server.serve(&chain) {
                 Served::Done(written) => self.slot.give_back(lease, written, &self.ram),
