@@ -444,6 +444,11 @@ impl Sandbox {
         self.vmm.id()
     }
 
+    /// Ends the machine at once; whoever asks it something hears so.
+    pub fn kill(&self) {
+        self.vmm.kill();
+    }
+
     async fn optional_stream(
         &self,
         wanted: bool,

@@ -9,6 +9,7 @@
 //! containerd reads both output streams as one answer: nothing but that answer
 //! is ever printed.
 
+mod delete;
 mod events;
 mod flags;
 mod serve;
@@ -17,47 +18,41 @@ mod start;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::Context;
-use protobuf::{Message, MessageField};
-use protocol::agent::api::DeleteResponse;
 
 use crate::flags::{Action, Flags};
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let done = Flags::parse(&arguments).and_then(|flags| match flags.action {
+    let flags = Flags::parse(&arguments);
+    let serves = flags
+        .as_ref()
+        .is_ok_and(|flags| flags.action == Action::Serve);
+    let done = flags.and_then(|flags| match flags.action {
         Action::Version => {
             print(format!("{} {}\n", flags::NAME, env!("CARGO_PKG_VERSION")).as_bytes())
         }
         Action::Start => print(start::start(&flags)?.as_bytes()),
-        Action::Delete => print(&delete()?),
+        Action::Delete => print(&delete::delete(&flags)?),
         Action::Serve => serve::serve(&flags),
     });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The reason is the answer then.
-            let _ = print(format!("{}: {error:#}\n", flags::NAME).as_bytes());
-            ExitCode::FAILURE
-        }
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    let reason = format!("{}: {error:#}\n", flags::NAME);
+    if serves {
+        // containerd's log; who cannot be told cannot be told.
+        let _ = std::io::stderr().write_all(reason.as_bytes());
+    } else {
+        // The reason is the answer then.
+        let _ = print(reason.as_bytes());
     }
+    ExitCode::FAILURE
 }
 
 fn print(answer: &[u8]) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     output.write_all(answer).context("answer containerd")?;
     output.flush().context("answer containerd")
-}
-
-/// What containerd is to know of a container whose keeper is gone. Machine,
-/// broker and mounts went with it, whatever ended it.
-fn delete() -> anyhow::Result<Vec<u8>> {
-    let response = DeleteResponse {
-        exit_status: 137,
-        exited_at: MessageField::some(SystemTime::now().into()),
-        ..DeleteResponse::default()
-    };
-    response.write_to_bytes().context("write the answer")
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
@@ -30,16 +30,12 @@ pub(crate) fn serve(flags: &Flags) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the event loop")?;
-    let result = runtime.block_on(run(flags, listener));
-    if let Some(path) = path {
-        // Only this process's own: containerd may have removed it.
-        let _ = std::fs::remove_file(path);
-    }
+    let result = runtime.block_on(run(flags, listener, path.as_deref()));
     runtime.shutdown_background();
     result
 }
 
-async fn run(flags: &Flags, listener: UnixListener) -> anyhow::Result<()> {
+async fn run(flags: &Flags, listener: UnixListener, path: Option<&Path>) -> anyhow::Result<()> {
     let (sink, told) = EventSink::new();
     let publisher = tokio::spawn(events::publish(
         std::env::var("TTRPC_ADDRESS").ok(),
@@ -57,6 +53,10 @@ async fn run(flags: &Flags, listener: UnixListener) -> anyhow::Result<()> {
     tokio::select! {
         () = keeper.ended() => {}
         _ = terminated.recv() => {}
+    }
+    // While it is this one's still: then the next one may come.
+    if let Some(path) = path {
+        let _ = std::fs::remove_file(path);
     }
     // The answer to whoever asked for the end, and the last events.
     let _ = server.shutdown().await;

@@ -14,6 +14,9 @@ use crate::flags::Flags;
 /// Where containerd keeps its shims' sockets.
 const SOCKETS: &str = "/run/containerd/s";
 
+/// The file of the bundle that has the keeper's process id.
+pub(crate) const KEEPER: &str = "shim.pid";
+
 /// Starts a keeper; answers its address, in the form that all versions of
 /// containerd take: bare, which stands for version 2 of the Task service.
 pub(crate) fn start(flags: &Flags) -> anyhow::Result<String> {
@@ -34,19 +37,29 @@ pub(crate) fn start(flags: &Flags) -> anyhow::Result<String> {
     if flags.debug {
         command.arg("-debug");
     }
-    let spawned = command.spawn();
-    if let Err(error) = spawned {
-        let _ = fs::remove_file(&path);
-        return Err(error).with_context(|| format!("start {}", program.display()));
-    }
     let address = format!("unix://{}", path.display());
-    // containerd 1.x looks there when it starts again.
-    fs::write("address", &address).context("write the file address in the bundle")?;
-    Ok(address)
+    let mut start = || {
+        // containerd 1.x looks there when it starts again.
+        fs::write("address", &address).context("write the file address in the bundle")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        fs::write(KEEPER, child.id().to_string())
+            .inspect_err(|_| {
+                // It has made nothing yet.
+                let _ = child.kill();
+            })
+            .context("write the keeper's process id into the bundle")
+    };
+    let started = start();
+    if started.is_err() {
+        let _ = fs::remove_file(&path);
+    }
+    started.map(|()| address)
 }
 
 /// One socket for each container of each namespace of each containerd.
-fn socket_path(flags: &Flags) -> PathBuf {
+pub(crate) fn socket_path(flags: &Flags) -> PathBuf {
     let whose = [&flags.address, &flags.namespace, &flags.id];
     let mut hash = Sha256::new();
     for part in whose {

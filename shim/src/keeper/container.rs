@@ -127,7 +127,8 @@ pub(super) struct Container {
     execs: Mutex<HashMap<String, Arc<Process>>>,
     /// Until it has ended.
     sandbox: Mutex<Option<Arc<Sandbox>>>,
-    deleted: watch::Sender<bool>,
+    given_up: watch::Sender<bool>,
+    over: watch::Sender<bool>,
 }
 
 impl Container {
@@ -146,7 +147,8 @@ impl Container {
             paused: AtomicBool::new(false),
             execs: Mutex::default(),
             sandbox: Mutex::new(Some(sandbox)),
-            deleted: watch::Sender::new(false),
+            given_up: watch::Sender::new(false),
+            over: watch::Sender::new(false),
         }
     }
 
@@ -178,25 +180,37 @@ impl Container {
         self.sandbox().ok_or(KeeperError::Finished)
     }
 
-    /// Whoever still waits for its output need not.
-    pub(super) fn delete(&self) {
-        self.deleted.send_replace(true);
+    /// Nobody waits for its output, or for its start, any longer.
+    pub(super) fn give_up(&self) {
+        self.given_up.send_replace(true);
     }
 
-    /// Waits for its deletion.
-    pub(super) async fn deleted(&self) {
-        let mut deleted = self.deleted.subscribe();
-        // The sender is this container's own.
-        let _ = deleted.wait_for(|deleted| *deleted).await;
+    /// Waits until that is so.
+    pub(super) async fn given_up(&self) {
+        wait(&self.given_up).await;
     }
 
-    /// Ends the machine, if it has not ended.
+    /// Ends the machine, with which everything in the guest ends.
     pub(super) fn end(&self) {
         let sandbox = self
             .sandbox
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        drop(sandbox);
+        if let Some(sandbox) = sandbox {
+            // Others may still be asking it something.
+            sandbox.kill();
+        }
+        self.over.send_replace(true);
     }
+
+    /// Waits until the machine has ended.
+    pub(super) async fn over(&self) {
+        wait(&self.over).await;
+    }
+}
+
+async fn wait(sign: &watch::Sender<bool>) {
+    // The sender is the container's own: it does not go meanwhile.
+    let _ = sign.subscribe().wait_for(|given| *given).await;
 }

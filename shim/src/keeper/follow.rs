@@ -15,15 +15,23 @@ use super::container::{Container, Exit, Phase, Process};
 use crate::sandbox::{Reported, Sandbox};
 
 /// How long the guest may take to write to its disks what it holds back.
-const UNMOUNT: Duration = Duration::from_secs(60);
+pub(super) const UNMOUNT: Duration = Duration::from_secs(60);
 
 impl Keeper {
     /// Passes on what the agent reports, until the container's first process
-    /// has ended or its machine has.
+    /// has ended or its machine has; then lets that go.
     pub(super) async fn follow(self: Arc<Self>, container: Arc<Container>, sandbox: Arc<Sandbox>) {
         let mut after = 0;
         while matches!(container.init.phase(), Phase::Created | Phase::Running) {
-            let Ok(events) = sandbox.events(after).await else {
+            let events = tokio::select! {
+                events = sandbox.events(after) => events,
+                // Its start has failed, of which the agent reports nothing.
+                _ = container.init.ended() => break,
+                // It is deleted without having been started.
+                () = container.given_up() => break,
+            };
+            let Ok(events) = events else {
+                self.note_end(&container);
                 break;
             };
             for event in events {
@@ -31,24 +39,30 @@ impl Keeper {
                 self.pass_on(&container, &event);
             }
         }
-        // What still runs has gone with the first process, or with the machine.
-        let left: Vec<_> = container.execs().values().cloned().collect();
-        for process in left.iter().chain([&container.init]) {
-            self.note_exit(&container, process, Exit::killed());
-        }
-        let drained = async {
-            container.init.streams.finished().await;
-            if container.writes_to_disks {
-                // The guest may be dead; then there is nobody to do it.
-                let unmount = sandbox.delete_process(&container.id, "");
-                let _ = tokio::time::timeout(UNMOUNT, unmount).await;
-            }
-        };
         tokio::select! {
-            () = drained => {}
-            () = container.deleted() => {}
+            () = container.init.streams.finished() => {}
+            () = container.given_up() => {}
+        }
+        if container.writes_to_disks {
+            // The guest may be dead; then there is nobody to do it.
+            let unmount = sandbox.delete_process(&container.id, "");
+            let _ = tokio::time::timeout(UNMOUNT, unmount).await;
         }
         container.end();
+    }
+
+    /// Notes that what still runs has gone: with the first process, or with
+    /// the machine.
+    fn note_end(&self, container: &Container) {
+        self.note_end_of_execs(container);
+        self.note_exit(container, &container.init, Exit::killed());
+    }
+
+    fn note_end_of_execs(&self, container: &Container) {
+        let left: Vec<_> = container.execs().values().cloned().collect();
+        for process in left {
+            self.note_exit(container, &process, Exit::killed());
+        }
     }
 
     fn pass_on(&self, container: &Container, event: &Reported) {
@@ -92,6 +106,10 @@ impl Keeper {
                 let Ok(process) = container.process(exec) else {
                     return;
                 };
+                if process.is_init() {
+                    // The guest's kernel has killed them before.
+                    self.note_end_of_execs(container);
+                }
                 let ended = Exit {
                     status: exit.exit_status,
                     at: SystemTime::now(),

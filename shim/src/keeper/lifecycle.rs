@@ -10,6 +10,7 @@ use protocol::agent::events::{TaskCreate, TaskDelete, TaskIO};
 use protocol::agent::topics;
 
 use super::container::{Container, Exit, Phase, Process};
+use super::follow::UNMOUNT;
 use super::streams::{Paths, Streams};
 use super::{Keeper, KeeperError, Result};
 use crate::bundle::Bundle;
@@ -22,6 +23,9 @@ use crate::vmm::Vmm;
 
 /// How long output that nobody has read yet keeps a deletion waiting.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long a guest may take for what an engine waits for.
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Makes a container with its machine; answers the process id that stands
@@ -107,7 +111,8 @@ impl Keeper {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
-        let streams = Streams::join(paths, stdio)?;
+        let streams = Streams::new(paths, stdio);
+        streams.join()?;
         let init = Process::new("", streams, request.terminal, sandbox.vmm_id());
         let container = Container::new(
             &request.id,
@@ -152,6 +157,8 @@ impl Keeper {
             )));
         }
         let sandbox = container.running()?;
+        // A terminal's or a pipe's other end is opened when it is used.
+        process.streams.join()?;
         // Its exit may be reported before this is answered.
         process.advance(Phase::Running);
         match sandbox.start_process(id, exec).await {
@@ -195,8 +202,9 @@ impl Keeper {
             stderr: request.stderr.clone(),
         };
         let terminal = request.terminal;
+        paths.check()?;
         let stdio = sandbox.exec(request).await?;
-        let streams = Streams::join(paths, stdio)?;
+        let streams = Streams::new(paths, stdio);
         let process = Process::new(&exec, streams, terminal, 0);
         container.execs().insert(exec, Arc::new(process));
         Ok(())
@@ -216,18 +224,25 @@ impl Keeper {
             Phase::Created => Exit::killed(),
             Phase::Stopped(exit) => exit,
         };
-        let _ = tokio::time::timeout(DRAIN, process.streams.finished()).await;
-        if process.is_init() {
-            container.delete();
-            container.end();
-            self.containers().remove(id);
-        } else {
+        if !process.is_init() {
+            let _ = tokio::time::timeout(DRAIN, process.streams.finished()).await;
+            process.streams.abort();
             container.execs().remove(exec);
             if let Some(sandbox) = container.sandbox() {
-                // The guest may be on its way out.
-                let _ = sandbox.delete_process(id, exec).await;
+                // The guest may be on its way out, or dead.
+                let delete = sandbox.delete_process(id, exec);
+                let _ = tokio::time::timeout(ANSWER, delete).await;
             }
+            return Ok((process.pid(), exit));
         }
+        if process.phase() != Phase::Created {
+            let _ = tokio::time::timeout(DRAIN, container.over()).await;
+        }
+        container.give_up();
+        // It ends by itself when its disks are written.
+        let _ = tokio::time::timeout(UNMOUNT + DRAIN, container.over()).await;
+        process.streams.abort();
+        self.containers().remove(id);
         self.events.tell(
             topics::TASK_DELETE_EVENT_TOPIC,
             "TaskDelete",
@@ -236,7 +251,6 @@ impl Keeper {
                 pid: process.pid(),
                 exit_status: exit.status,
                 exited_at: MessageField::some(exit.timestamp()),
-                id: exec.into(),
                 ..TaskDelete::default()
             },
         );
@@ -245,7 +259,8 @@ impl Keeper {
 
     /// Lets the keeper end, if it has no container.
     pub(super) fn shut_down(&self) {
-        if self.containers().is_empty() {
+        // One that is only being made has nobody any more who asked for it.
+        if self.containers().values().all(Option::is_none) {
             self.shutdown.notify_one();
         }
     }

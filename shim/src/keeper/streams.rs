@@ -6,16 +6,16 @@
 //! engine says that there is no more of it.
 
 use std::fs::{File, OpenOptions};
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::{KeeperError, Result};
 use crate::sandbox::Stdio;
@@ -31,54 +31,112 @@ pub(super) struct Paths {
     pub(super) stderr: String,
 }
 
+impl Paths {
+    /// Whether output can go where it is to.
+    pub(super) fn check(&self) -> Result<()> {
+        for (what, path) in [
+            ("standard output", &self.stdout),
+            ("standard error", &self.stderr),
+        ] {
+            split(path).map_err(|source| KeeperError::Stream {
+                what,
+                path: path.into(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
 /// A process's streams on their way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Streams {
     pub(super) paths: Paths,
+    /// The guest's ends, until they are joined to the engine's.
+    waiting: Mutex<Option<Stdio>>,
     /// Keeps the input open between the engine's clients.
     input: Mutex<Option<pipe::Sender>>,
-    output: Mutex<Vec<JoinHandle<()>>>,
+    copies: Mutex<Vec<AbortHandle>>,
+    /// How many outputs are not at their end.
+    open: watch::Sender<usize>,
 }
 
 impl Streams {
-    /// Joins the guest's ends of a process's streams to what the engine names.
-    pub(super) fn join(paths: Paths, stdio: Stdio) -> Result<Self> {
-        let mut output = vec![copy_out("standard output", &paths.stdout, stdio.stdout)?];
-        if let Some(stderr) = stdio.stderr {
-            output.push(copy_out("standard error", &paths.stderr, stderr)?);
-        }
-        let input = match stdio.stdin {
-            Some(stdin) => Some(copy_in(&paths.stdin, stdin)?),
-            None => None,
-        };
-        Ok(Self {
+    /// Streams of which nothing is passed on yet.
+    pub(super) fn new(paths: Paths, stdio: Stdio) -> Self {
+        Self {
             paths,
-            input: Mutex::new(input),
-            output: Mutex::new(output),
-        })
+            waiting: Mutex::new(Some(stdio)),
+            input: Mutex::default(),
+            copies: Mutex::default(),
+            open: watch::Sender::new(0),
+        }
+    }
+
+    /// Joins the guest's ends to what the engine names, once.
+    pub(super) fn join(&self) -> Result<()> {
+        let Some(stdio) = lock(&self.waiting).take() else {
+            return Ok(());
+        };
+        self.copy_out("standard output", &self.paths.stdout, stdio.stdout)?;
+        if let Some(stderr) = stdio.stderr {
+            self.copy_out("standard error", &self.paths.stderr, stderr)?;
+        }
+        if let Some(stdin) = stdio.stdin {
+            *lock(&self.input) = Some(copy_in(&self.paths.stdin, stdin)?);
+        }
+        Ok(())
     }
 
     /// There is no more input than what the engine's client still writes.
     pub(super) fn close_input(&self) {
-        let input = self
-            .input
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        drop(input);
+        drop(lock(&self.input).take());
     }
 
     /// Waits until all that the process wrote has been passed on.
-    pub(super) fn finished(&self) -> impl Future<Output = ()> + use<> {
-        let output =
-            std::mem::take(&mut *self.output.lock().unwrap_or_else(PoisonError::into_inner));
-        async move {
-            for copy in output {
-                // One that panicked has ended all the same.
-                let _ = copy.await;
-            }
+    pub(super) async fn finished(&self) {
+        // The sender is this one's own: it does not go meanwhile.
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    /// Passes nothing on any more.
+    pub(super) fn abort(&self) {
+        for copy in lock(&self.copies).drain(..) {
+            copy.abort();
         }
     }
+
+    fn copy_out(&self, what: &'static str, path: &str, stream: UnixStream) -> Result<()> {
+        let failed = |source| KeeperError::Stream {
+            what,
+            path: path.into(),
+            source,
+        };
+        let stream = tokio_stream(stream).map_err(failed)?;
+        let target = Target::open(path).map_err(failed)?;
+        self.open.send_modify(|open| *open += 1);
+        let open = self.open.clone();
+        let copy = tokio::spawn(async move {
+            let _ = match target {
+                Target::Nowhere => copy(stream, &mut tokio::io::sink()).await,
+                Target::Fifo(mut fifo) => copy(stream, &mut fifo).await,
+                Target::File(file) => copy_to_file(stream, file).await,
+            };
+            open.send_modify(|open| *open = open.saturating_sub(1));
+        });
+        lock(&self.copies).push(copy.abort_handle());
+        Ok(())
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn copy_in(path: &str, stream: UnixStream) -> Result<pipe::Sender> {
@@ -103,23 +161,6 @@ fn copy_in(path: &str, stream: UnixStream) -> Result<pipe::Sender> {
     Ok(writer)
 }
 
-fn copy_out(what: &'static str, path: &str, stream: UnixStream) -> Result<JoinHandle<()>> {
-    let failed = |source| KeeperError::Stream {
-        what,
-        path: path.into(),
-        source,
-    };
-    let stream = tokio_stream(stream).map_err(failed)?;
-    let target = Target::open(path).map_err(failed)?;
-    Ok(tokio::spawn(async move {
-        let _ = match target {
-            Target::Nowhere => copy(stream, &mut tokio::io::sink()).await,
-            Target::Fifo(mut fifo) => copy(stream, &mut fifo).await,
-            Target::File(file) => copy_to_file(stream, file).await,
-        };
-    }))
-}
-
 /// Where output goes.
 enum Target {
     Nowhere,
@@ -132,15 +173,7 @@ impl Target {
         if path.is_empty() {
             return Ok(Self::Nowhere);
         }
-        let (path, is_url) = match path.strip_prefix("file://") {
-            Some(path) => (PathBuf::from(path), true),
-            None if path.contains("://") => {
-                let what =
-                    format!("nerite writes output to a FIFO or to file:///PATH, not to {path}");
-                return Err(io::Error::new(io::ErrorKind::Unsupported, what));
-            }
-            None => (PathBuf::from(path), false),
-        };
+        let (path, is_url) = split(path)?;
         if is_fifo(&path) {
             let fifo = pipe::OpenOptions::new()
                 .read_write(true)
@@ -150,6 +183,18 @@ impl Target {
         let mut options = OpenOptions::new();
         options.append(true).create(is_url).mode(0o600);
         Ok(Self::File(options.open(path)?))
+    }
+}
+
+/// The path in what an engine names, and whether that is a URL.
+fn split(path: &str) -> io::Result<(PathBuf, bool)> {
+    match path.strip_prefix("file://") {
+        Some(path) => Ok((PathBuf::from(path), true)),
+        None if path.contains("://") => {
+            let what = format!("nerite writes output to a FIFO or to file:///PATH, not to {path}");
+            Err(io::Error::new(io::ErrorKind::Unsupported, what))
+        }
+        None => Ok((PathBuf::from(path), false)),
     }
 }
 

@@ -19,7 +19,7 @@ use protocol::agent::task::{Task, create_task};
 use ttrpc::r#async::{Service, TtrpcContext};
 
 use super::container::{Container, Phase, Process};
-use super::lifecycle::name;
+use super::lifecycle::{ANSWER, name};
 use super::{Keeper, KeeperError, Result};
 use crate::sandbox::SandboxError;
 
@@ -176,7 +176,16 @@ impl Task for TaskService {
             return Err(KeeperError::Finished.into());
         }
         let sandbox = container.running()?;
-        sandbox.signal(request).await.map_err(KeeperError::from)?;
+        let ends = process.is_init() && request.signal == libc::SIGKILL.unsigned_abs();
+        match tokio::time::timeout(ANSWER, sandbox.signal(request)).await {
+            Ok(done) => done.map_err(KeeperError::from)?,
+            // A guest that does not answer is ended as a whole.
+            Err(_) if ends => container.end(),
+            Err(_) => {
+                let what = format!("the guest of {:?} does not answer", container.id);
+                return Err(KeeperError::State(what).into());
+            }
+        }
         Ok(Empty::new())
     }
 

@@ -201,7 +201,6 @@ fn events_are_containerds_in_order() {
         "/tasks/exec-added",
         "/tasks/exec-started",
         "/tasks/exit",
-        "/tasks/delete",
         "/tasks/exit",
         "/tasks/delete",
     ];
