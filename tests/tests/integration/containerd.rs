@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -29,8 +31,11 @@ fn quiet() -> HostState {
     HostState::quiet()
 }
 
-/// Asserts that nothing else is left.
+/// Asserts that nothing else is left, no shim's socket either.
 fn assert_restored(before: &HostState) {
+    let sockets = std::fs::read_dir("/run/containerd/s").unwrap();
+    let sockets: Vec<_> = sockets.map(|entry| entry.unwrap().path()).collect();
+    assert!(sockets.is_empty(), "{sockets:?}");
     let _ = std::fs::remove_dir_all("/run/containerd");
     before.assert_restored();
 }
@@ -169,14 +174,22 @@ fn events_are_containerds_in_order() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // The subscription is not told: an event of its own shows it.
+    let output = events.stdout.take().unwrap();
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Whoever wanted it may have failed meanwhile.
+            let _ = sender.send(line);
+        }
+    });
+    // The subscription is not told: an event of the test's own shows it.
+    let mut number = 0..;
     assert!(eventually(AT_ONCE, || {
-        let id = "probe";
-        containerd.ctr(&["namespace", "create", id]).status == 0
-            || containerd.ctr(&["namespace", "rm", id]).status == 0
+        let id = format!("probe{}", number.next().unwrap());
+        containerd.succeed(&["namespace", "create", &id]);
+        let line = lines.recv_timeout(Duration::from_millis(200));
+        line.is_ok_and(|line| line.contains("/namespaces/"))
     }));
-    #[expect(clippy::disallowed_methods, reason = "nothing tells of a subscription")]
-    std::thread::sleep(Duration::from_secs(1));
     start(
         &containerd,
         "c",
@@ -186,15 +199,16 @@ fn events_are_containerds_in_order() {
     containerd.succeed(&["task", "kill", "-s", "KILL", "c"]);
     assert!(is(&containerd, "c", "STOPPED"));
     assert_eq!(remove(&containerd, "c"), Some(137));
-    #[expect(clippy::disallowed_methods, reason = "nothing tells of the last event")]
-    std::thread::sleep(Duration::from_secs(1));
+    let mut topics = Vec::new();
+    while topics.last().map(String::as_str) != Some("/tasks/delete") {
+        let line = lines.recv_timeout(TEARDOWN).expect("all events");
+        let words = line.split_whitespace().map(str::to_owned);
+        topics.extend(words.filter(|word| word.starts_with("/tasks/")));
+    }
+    let more = lines.recv_timeout(Duration::from_secs(1));
+    assert!(more.is_err(), "{more:?}");
     events.kill().unwrap();
-    let output = events.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let topics: Vec<&str> = text
-        .split_whitespace()
-        .filter(|word| word.starts_with("/tasks/"))
-        .collect();
+    events.wait().unwrap();
     let expected = [
         "/tasks/create",
         "/tasks/start",
@@ -204,7 +218,7 @@ fn events_are_containerds_in_order() {
         "/tasks/exit",
         "/tasks/delete",
     ];
-    assert_eq!(topics, expected, "{text}");
+    assert_eq!(topics, expected);
 }
 
 #[test]
