@@ -72,7 +72,7 @@ impl Failure {
 
 impl From<Failure> for ttrpc::Error {
     fn from(error: Failure) -> Self {
-        let text = crate::log::chain(&error);
+        let text = protocol::error::chain(&error);
         Self::RpcStatus(ttrpc::get_status(error.code, text))
     }
 }

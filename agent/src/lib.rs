@@ -52,7 +52,7 @@ pub fn run(transport: Transport) -> Result<(), Box<dyn Error>> {
     timeline.stamp(AGENT_START);
     let served = serve(transport, timeline);
     if let Err(error) = &served {
-        log::line(&log::chain(&**error));
+        log::line(&protocol::error::chain(&**error));
     }
     served
 }

@@ -13,15 +13,3 @@ pub(crate) fn line(text: &str) {
         let _ = log.write_all(format!("<3>nerite-agent: {text}\n").as_bytes());
     }
 }
-
-/// An error and what caused it, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

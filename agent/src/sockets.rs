@@ -84,7 +84,7 @@ impl Sockets {
         };
         tokio::spawn(async move {
             if let Err(error) = forwarding.run().await {
-                log::line(&format!("{path}: {}", log::chain(&error)));
+                log::line(&format!("{path}: {}", protocol::error::chain(&error)));
                 // Nobody listens any more: that is what a connection is to hear.
                 let _ = fs::remove_file(path);
             }

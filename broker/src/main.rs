@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use broker::session;
+use protocol::error::chain;
 
 fn main() -> ExitCode {
     if let Some(argument) = std::env::args_os().nth(1) {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell if this fails too.
-            let _ = writeln!(stderr(), "nerite-fs: {}", session::chain(&error));
+            let _ = writeln!(stderr(), "nerite-fs: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

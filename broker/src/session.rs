@@ -1,11 +1,11 @@
 //! One run of `nerite-fs`: from the keeper's setup to the last channel's end.
 
-use std::error::Error;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use protocol::broker::{Failure, Policy, Setup};
 use protocol::control::{ControlError, Fd, receive, send};
+use protocol::error::chain;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -126,17 +126,4 @@ fn begin(setup: Setup, descriptors: Vec<OwnedFd>) -> Result<(), SessionError> {
         }
     }
     Ok(())
-}
-
-/// An error with its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
-    message
 }

@@ -34,17 +34,18 @@ pub struct Digest(String);
 /// Eight hexadecimal digits for `patches`: the name of their source's variant.
 #[must_use]
 pub fn of_patches(patches: &[Patch]) -> String {
-    let mut hash = Sha256::new();
-    for patch in patches {
-        hash.update(patch.text.len().to_le_bytes());
-        hash.update(&patch.text);
-    }
-    hexadecimal(&hash.finalize(), 4)
+    hexadecimal(patches.iter().map(|patch| patch.text.as_str()), 4)
 }
 
-fn hexadecimal(hash: &[u8], bytes: usize) -> String {
+/// The first `bytes` of a hash over `fields`, each told from the next.
+fn hexadecimal<'a>(fields: impl IntoIterator<Item = &'a str>, bytes: usize) -> String {
+    let mut hash = Sha256::new();
+    for field in fields {
+        hash.update(field.len().to_le_bytes());
+        hash.update(field);
+    }
     let mut name = String::new();
-    for byte in hash.iter().take(bytes) {
+    for byte in hash.finalize().iter().take(bytes) {
         // Writing into a `String` cannot fail.
         let _ = write!(name, "{byte:02x}");
     }
@@ -55,18 +56,12 @@ impl Digest {
     /// The digest of `inputs`.
     #[must_use]
     pub fn of(inputs: &Inputs<'_>) -> Self {
-        let mut hash = Sha256::new();
-        let mut field = |text: &str| {
-            hash.update(text.len().to_le_bytes());
-            hash.update(text);
-        };
-        field(BUILDER_REVISION);
-        field(inputs.source_version);
-        field(inputs.options);
-        inputs.patches.iter().for_each(|patch| field(&patch.text));
-        field(inputs.toolchain);
-        inputs.settings.iter().for_each(|setting| field(setting));
-        Self(hexadecimal(&hash.finalize(), 8))
+        let fields = [BUILDER_REVISION, inputs.source_version, inputs.options]
+            .into_iter()
+            .chain(inputs.patches.iter().map(|patch| patch.text.as_str()))
+            .chain([inputs.toolchain])
+            .chain(inputs.settings.iter().copied());
+        Self(hexadecimal(fields, 8))
     }
 
     /// Whether `name` could be a digest: how the cache knows its own directories.

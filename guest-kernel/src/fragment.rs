@@ -12,6 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::listing::files;
+
 /// One option that a fragment asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -73,20 +75,10 @@ pub fn read_directory(directory: &Path) -> Result<Vec<Request>, FragmentError> {
         let path = path.to_owned();
         move |source| FragmentError::Read { path, source }
     };
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(unreadable(directory))? {
-        let path = entry.map_err(unreadable(directory))?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "config")
-        {
-            paths.push(path);
-        }
-    }
+    let paths = files(directory, "config").map_err(unreadable(directory))?;
     if paths.is_empty() {
         return Err(FragmentError::Empty(directory.to_owned()));
     }
-    paths.sort();
     let mut requests = Vec::new();
     for path in paths {
         let text = fs::read_to_string(&path).map_err(unreadable(&path))?;

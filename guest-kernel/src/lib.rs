@@ -26,6 +26,7 @@ pub mod config;
 pub mod digest;
 pub mod fragment;
 pub mod initcalls;
+mod listing;
 pub mod make;
 pub mod pack;
 pub mod patch;

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::command::{CommandError, run, tool};
+use crate::listing::files;
 
 /// A patch that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,26 +55,18 @@ pub fn read_directory(directory: &Path) -> Result<Vec<Patch>, PatchError> {
         let path = path.to_owned();
         move |source| PatchError::Read { path, source }
     };
-    let entries = match fs::read_dir(directory) {
+    let paths = match files(directory, "patch") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(unreadable(directory))?,
+        paths => paths.map_err(unreadable(directory))?,
     };
-    let mut patches = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(unreadable(directory))?.path();
-        if path
-            .extension()
-            .is_none_or(|extension| extension != "patch")
-        {
-            continue;
-        }
+    let mut patches = Vec::with_capacity(paths.len());
+    for path in paths {
         let text = fs::read_to_string(&path).map_err(unreadable(&path))?;
         if text.starts_with("--- ") {
             return Err(PatchError::NoReason(name(&path)));
         }
         patches.push(Patch { path, text });
     }
-    patches.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(patches)
 }
 

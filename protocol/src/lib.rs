@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod broker;
 pub mod control;
+pub mod error;
 pub mod fuse;
 pub mod news;
 pub mod oci;

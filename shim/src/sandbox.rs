@@ -13,6 +13,7 @@
 //! the broken stream that follows from it.
 
 mod copy;
+mod create;
 mod forward;
 mod tasks;
 
@@ -26,14 +27,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protobuf::{Message, MessageField};
-use protocol::agent::api::CreateTaskRequest;
+use protobuf::Message;
 use protocol::agent::events::TaskExit;
 use protocol::agent::sandbox::{OnlineCpusRequest, SandboxClient, TimelineRequest};
 use protocol::agent::task::TaskClient;
-use protocol::agent::{SPEC_TYPE_URL, topics};
+use protocol::agent::topics;
 use protocol::control::{BlockEngine, BlockLimits, Exit, ExitReason, FromVmm};
-use protocol::oci;
 use protocol::stream::{HostPort, StreamAddress};
 use protocol::timeline::{GuestClock, Point};
 use tokio::sync::watch;
@@ -46,10 +45,10 @@ use crate::assets::{AssetError, Assets};
 use crate::broker::{Broker, BrokerError, Devices, SharedTree};
 use crate::disks::Disk;
 use crate::ports::Ports;
-use crate::rootfs::{RootFs, root_mounts};
 use crate::size::ByteSize;
 use crate::vmm::{Machine, Vmm, VmmError};
 
+pub use self::create::NewContainer;
 pub use self::tasks::Reported;
 
 /// How long a guest may take from its first instruction to its first answer.
@@ -300,47 +299,6 @@ impl Sandbox {
         })
     }
 
-    /// Creates a container.
-    ///
-    /// # Errors
-    ///
-    /// [`SandboxError::Refused`] with the agent's sentence, or the machine's end.
-    pub async fn create(
-        &self,
-        id: &str,
-        spec: &oci::Spec,
-        root: &RootFs,
-        stdio: StdioRequest,
-    ) -> Result<Stdio, SandboxError> {
-        let (request_stdin, stdin) = self.optional_stream(stdio.stdin).await?;
-        let (request_stdout, stdout) = self.stream().await?;
-        let (request_stderr, stderr) = self.optional_stream(!stdio.terminal).await?;
-        let request = CreateTaskRequest {
-            id: id.into(),
-            rootfs: root_mounts(root),
-            terminal: stdio.terminal,
-            stdin: request_stdin,
-            stdout: request_stdout,
-            stderr: request_stderr,
-            options: MessageField::some(spec_any(spec)?),
-            ..CreateTaskRequest::default()
-        };
-        let boot = tokio::time::sleep(BOOT_DEADLINE);
-        let answer = self.call(
-            "create a container",
-            self.tasks.create(Context::default(), &request),
-        );
-        tokio::select! {
-            answer = answer => answer?,
-            () = boot => return Err(SandboxError::Deadline),
-        };
-        Ok(Stdio {
-            stdin,
-            stdout,
-            stderr,
-        })
-    }
-
     /// Brings `count` processors online; answers when they run.
     ///
     /// # Errors
@@ -519,18 +477,6 @@ impl Drop for Sandbox {
         self.monitor.abort();
         self.vmm.kill();
     }
-}
-
-fn spec_any(spec: &oci::Spec) -> Result<protobuf::well_known_types::any::Any, SandboxError> {
-    let value = serde_json::to_vec(spec).map_err(|error| SandboxError::Host {
-        act: "write the container's configuration as JSON".into(),
-        source: error.into(),
-    })?;
-    Ok(protobuf::well_known_types::any::Any {
-        type_url: SPEC_TYPE_URL.into(),
-        value,
-        ..Default::default()
-    })
 }
 
 fn stream_pair() -> Result<(UnixStream, UnixStream), SandboxError> {

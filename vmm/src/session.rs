@@ -242,13 +242,7 @@ fn lost(error: &ControlError) -> ExitReason {
 }
 
 fn failed(error: &dyn Error) -> Exit {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let message = protocol::error::chain(error);
     without_console(ExitReason::Failed { message })
 }
 

@@ -112,7 +112,7 @@ impl Agent {
                     Err(error) => Err(error),
                 };
                 if let Err(left) = emptied {
-                    log::line(&log::chain(&left));
+                    log::line(&protocol::error::chain(&left));
                 }
                 Err(error)
             }
@@ -464,7 +464,7 @@ impl Agent {
                 self.timeline.stamp(WORKLOAD_EXIT);
                 // Nothing outlives a container's first process.
                 if let Err(error) = container.cgroup.kill() {
-                    log::line(&log::chain(&error));
+                    log::line(&protocol::error::chain(&error));
                 }
             }
             if container.new_oom_kills() {

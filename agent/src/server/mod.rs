@@ -157,7 +157,7 @@ impl Agent {
         let agent = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = watches::run(agent).await {
-                log::line(&format!("file events: {}", log::chain(&error)));
+                log::line(&format!("file events: {}", protocol::error::chain(&error)));
             }
         });
     }
@@ -166,7 +166,7 @@ impl Agent {
     fn shut_down(&self) {
         for container in self.containers().values().flatten() {
             if let Err(error) = container.cgroup.kill() {
-                log::line(&log::chain(&error));
+                log::line(&protocol::error::chain(&error));
             }
         }
         self.shutdown.notify_one();

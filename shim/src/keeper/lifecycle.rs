@@ -17,7 +17,7 @@ use crate::bundle::Bundle;
 use crate::machine::{guest_memory, memory_limit, processors, resources};
 use crate::mounts;
 use crate::rootmount::RootMount;
-use crate::sandbox::{Sandbox, SandboxConfig, StdioRequest, open_kvm};
+use crate::sandbox::{NewContainer, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm};
 use crate::size::ByteSize;
 use crate::vmm::Vmm;
 
@@ -78,7 +78,7 @@ impl Keeper {
         drop(root);
         let writes_to_disks = plan.disks.iter().any(|disk| !disk.read_only);
         let kvm = open_kvm()?;
-        let vmm = Vmm::spawn(&self.assets.vmm).map_err(crate::sandbox::SandboxError::from)?;
+        let vmm = Vmm::spawn(&self.assets.vmm).map_err(SandboxError::from)?;
         let config = SandboxConfig {
             memory,
             window: ByteSize(0),
@@ -91,21 +91,19 @@ impl Keeper {
             kernel_arguments: Vec::new(),
         };
         let sandbox = Arc::new(Sandbox::start(vmm, &self.assets, &kvm, config).await?);
-        sandbox.forward_sockets(0, plan.sockets).await?;
-        let wanted = StdioRequest {
-            stdin: !request.stdin.is_empty(),
-            terminal: request.terminal,
-        };
-        let created = sandbox.create(&request.id, &plan.spec, &plan.root, wanted);
-        let stdio = tokio::select! {
-            stdio = created => stdio?,
-            error = sandbox.broker_ended() => {
-                return Err(crate::sandbox::SandboxError::from(error).into());
-            }
-        };
-        if cpus.vcpus() > 1 {
-            sandbox.online_cpus(cpus.vcpus()).await?;
-        }
+        let stdio = sandbox
+            .create(NewContainer {
+                id: &request.id,
+                spec: &plan.spec,
+                root: &plan.root,
+                stdio: StdioRequest {
+                    stdin: !request.stdin.is_empty(),
+                    terminal: request.terminal,
+                },
+                sockets: plan.sockets,
+                vcpus: cpus.vcpus(),
+            })
+            .await?;
         let paths = Paths {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),

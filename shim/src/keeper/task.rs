@@ -1,7 +1,6 @@
 //! containerd's Task service, versions 2 and 3, over a keeper.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,6 +15,7 @@ use protocol::agent::api::{
     UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use protocol::agent::task::{Task, create_task};
+use protocol::error::chain;
 use ttrpc::r#async::{Service, TtrpcContext};
 
 use super::container::{Container, Phase, Process};
@@ -56,14 +56,7 @@ impl From<KeeperError> for ttrpc::Error {
                 Code::UNKNOWN
             }
         };
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        ttrpc::Error::RpcStatus(ttrpc::get_status(code, message))
+        ttrpc::Error::RpcStatus(ttrpc::get_status(code, chain(&error)))
     }
 }
 

@@ -9,13 +9,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use protocol::agent::api::{KillRequest, ResizePtyRequest};
 use protocol::control::{BlockEngine, BlockLimits, ExitReason};
+use protocol::error::chain;
 use protocol::oci;
 use protocol::timeline::{KEEPER_DONE, KEEPER_EXIT, Point, VMM_SPAWNED};
 use shim::assets::Assets;
 use shim::broker::SharedTree;
 use shim::disks::Disk;
 use shim::rootfs::RootFs;
-use shim::sandbox::{ContainerExit, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm};
+use shim::sandbox::{
+    ContainerExit, NewContainer, Sandbox, SandboxConfig, SandboxError, StdioRequest, open_kvm,
+};
 use shim::size::{ByteSize, Cpus};
 use shim::sockets::HostSocket;
 use shim::trace::Timeline;
@@ -173,7 +176,7 @@ impl Foreground {
                 number = signals.next() => number,
                 error = sandbox.broker_ended(), if !broken => {
                     broken = true;
-                    let error = error_chain(&error);
+                    let error = chain(&error);
                     output::note(format_args!(
                         "nerite: {error}; the container's files answer with I/O errors"
                     ));
@@ -224,7 +227,7 @@ impl Foreground {
             () = forced(signals) => return,
         };
         if let Err(error) = result {
-            let error = error_chain(&error);
+            let error = chain(&error);
             let error = output::printable(&error);
             output::note(format_args!(
                 "nerite: the guest may not have written everything to its disks: {error}"
@@ -267,25 +270,20 @@ impl Foreground {
             stdin: self.stdin,
             terminal: self.terminal(),
         };
-        let sockets = std::mem::take(&mut self.sockets);
-        let created = async {
-            sandbox.forward_sockets(0, sockets).await?;
-            sandbox
-                .create(&self.id, &self.spec, &self.root, request)
-                .await
-        };
-        let stdio = tokio::select! {
-            stdio = created => stdio?,
-            error = sandbox.broker_ended() => return Err(error.into()),
-        };
+        let stdio = sandbox
+            .create(NewContainer {
+                id: &self.id,
+                spec: &self.spec,
+                root: &self.root,
+                stdio: request,
+                sockets: std::mem::take(&mut self.sockets),
+                vcpus: self.cpus.vcpus(),
+            })
+            .await?;
         if let Some(BlockEngine::Threads { reason }) = sandbox.disk_engine() {
             output::note(format_args!(
                 "nerite: disks are slower than they could be: {reason}"
             ));
-        }
-        let vcpus = self.cpus.vcpus();
-        if vcpus > 1 {
-            sandbox.online_cpus(vcpus).await?;
         }
         let output = streams::attach(stdio).map_err(|source| SandboxError::Host {
             act: "join the container's streams".into(),
@@ -391,16 +389,9 @@ fn report(error: &SandboxError, code: u8) -> u8 {
     } else {
         ""
     };
-    let sentence = error_chain(error) + advice;
+    let sentence = chain(error) + advice;
     output::note(format_args!("nerite: {}", output::printable(&sentence)));
     code
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]

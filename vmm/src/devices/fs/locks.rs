@@ -219,7 +219,7 @@ impl Locks {
         let write = wanted.write.ok_or_else(|| errno(libc::EINVAL))?;
         let (key, range) = (wanted.key, wanted.range);
         let table = self.table();
-        if let Some((holder, (range, write))) = table.against(key, range, write) {
+        if let Some((_, holder, (range, write))) = table.against(key, range, write) {
             return Ok(range.to_lock(write, holder.pid));
         }
         let found = match table.holders.get(&key) {
@@ -350,12 +350,7 @@ impl Table {
     }
 
     /// Who of the guest keeps `key` from locking a range, and by what.
-    fn against(&self, key: Key, range: Range, write: bool) -> Option<(&Holder, Locked)> {
-        let (_, holder, locked) = self.first_against(key, range, write)?;
-        Some((holder, locked))
-    }
-
-    fn first_against(&self, key: Key, range: Range, write: bool) -> Option<(Key, &Holder, Locked)> {
+    fn against(&self, key: Key, range: Range, write: bool) -> Option<(Key, &Holder, Locked)> {
         self.holders
             .iter()
             .filter(|(other, _)| {
@@ -374,7 +369,7 @@ impl Table {
         let owner = wait.key.owner;
         let mut next = wait;
         for _ in 0..DEEPEST {
-            let Some((blocker, ..)) = self.first_against(next.key, next.range, next.write) else {
+            let Some((blocker, ..)) = self.against(next.key, next.range, next.write) else {
                 return false;
             };
             if blocker.owner == owner {

@@ -560,32 +560,38 @@ impl Server {
                 None
             }
             Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw => {
-                let request = read_at::<LkIn>(chain, IN_HEADER).ok_or_else(invalid);
-                let wanted = request.and_then(|request| Wanted::parse(node, &request));
-                Some(wanted.and_then(|wanted| {
-                    let open = |access| self.channel.open(node, access);
-                    if opcode == Opcode::Getlk {
-                        let lk = locks.get(&wanted, open)?;
-                        return put(chain, &LkOut { lk }).map(Done::Written);
-                    }
-                    let result = locks.set(&wanted, open);
-                    if opcode == Opcode::Setlk {
-                        return result.map(|()| Done::Written(0));
-                    }
-                    match result {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            locks.wait(header.unique, &wanted)?;
-                            Ok(Done::Waits)
-                        }
-                        result => {
-                            locks.waits().end(header.unique);
-                            result.map(|()| Done::Written(0))
-                        }
-                    }
-                }))
+                Some(self.ask_locks(locks, opcode, header, chain))
             }
             _ => None,
         }
+    }
+
+    fn ask_locks(
+        &self,
+        locks: &Locks,
+        opcode: Opcode,
+        header: &InHeader,
+        chain: &Chain<'_>,
+    ) -> io::Result<Done> {
+        let node = header.nodeid;
+        let request: LkIn = read_at(chain, IN_HEADER).ok_or_else(invalid)?;
+        let wanted = Wanted::parse(node, &request)?;
+        let open = |access| self.channel.open(node, access);
+        if opcode == Opcode::Getlk {
+            let lk = locks.get(&wanted, open)?;
+            return put(chain, &LkOut { lk }).map(Done::Written);
+        }
+        let result = locks.set(&wanted, open);
+        if opcode == Opcode::Setlkw {
+            if let Err(error) = &result
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                locks.wait(header.unique, &wanted)?;
+                return Ok(Done::Waits);
+            }
+            locks.waits().end(header.unique);
+        }
+        result.map(|()| Done::Written(0))
     }
 
     fn set_up_mapping(&self, header: &InHeader, chain: &Chain<'_>) -> io::Result<Written> {

@@ -174,6 +174,9 @@ impl Worker {
     }
 
     fn try_again<'m>(&'m self, waiting: &mut Waiting<'m>) {
+        if waiting.requests.is_empty() {
+            return;
+        }
         waiting.tried = Instant::now();
         for (chain, lease) in std::mem::take(&mut waiting.requests) {
             match self.server.serve(&chain) {
